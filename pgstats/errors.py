@@ -1,0 +1,47 @@
+"""What can go wrong, told for people: one small tree with one base.
+
+Foreign exceptions (psycopg2's, the operating system's, tomllib's) are translated at the door
+they come through and kept as ``__cause__``. Exit codes are the command line's business.
+"""
+
+
+class PgstatsError(Exception):
+    """Base of everything that pgstats raises on purpose. The text is ready to be shown."""
+
+
+class ConfigError(PgstatsError):
+    """The configuration cannot be used. ``faults`` holds one line for each thing that is wrong."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class AskError(PgstatsError):
+    """A question to a server failed.
+
+    ``reason`` is one of `pgstats.model.REASONS`, ``stage`` says where it happened ("connect",
+    "SHOW POOLS", ...), ``remedy`` what a person can do about it ("" where nothing is known).
+    """
+
+    def __init__(self, stage: str, reason: str, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.reason = reason
+        self.remedy = remedy
+
+
+class ShipError(PgstatsError):
+    """The statsd address cannot be used at all."""
+
+
+class StateError(PgstatsError):
+    """The state file cannot be used."""
+
+
+class StateLocked(StateError):
+    """Another run holds the lock of the state file."""
+
+
+class ScratchError(PgstatsError):
+    """A private server of the demo or of the tests could not be started."""

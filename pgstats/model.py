@@ -1,0 +1,177 @@
+"""The nouns: what is asked (Metric, Query), whom (Target), and what came back (Frame, Poll).
+
+They hold data and answer questions about themselves. They import no other part of pgstats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+Number = int | float
+Row = tuple[object, ...]
+
+PGBOUNCER = "pgbouncer"
+POSTGRES = "postgres"
+SELF = "self"
+
+#: Why a target can be down: the values of the label ``reason`` of the group ``down``.
+REASONS = (
+    "refused",
+    "timeout",
+    "auth",
+    "too_many_connections",
+    "wrong_database",
+    "not_allowed",
+    "dns",
+    "tls",
+    "other",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number that can be shipped.
+
+    ``column`` is where it comes from, as a person would ask for it: a column of the SHOW
+    command, or an SQL expression over the ``source`` of its `Query`. ``sql`` is what pgstats
+    asks instead when that is cheaper. ``plus`` adds further columns, each with its factor
+    (``maxwait`` + 0.000001 x ``maxwait_us``). ``formerly`` are the names older servers gave the
+    same column. ``since`` and ``until`` are server versions as libpq numbers them (150018,
+    11800); ``until`` is the first one without it; 0 leaves the side open.
+    """
+
+    name: str
+    help: str
+    unit: str = ""
+    kind: str = "gauge"  # gauge: a level; total: counts up since the server's start or reset
+    column: str = ""
+    sql: str = ""
+    plus: Mapping[str, float] = field(default_factory=dict)
+    formerly: tuple[str, ...] = ()
+    since: int = 0
+    until: int = 0
+
+    def origin(self) -> str:
+        """The server's own word for this number: a column or an expression."""
+        return self.column or self.name
+
+    def on(self, version: int) -> bool:
+        """Whether a server of that version can answer it."""
+        return self.since <= version and not 0 < self.until <= version
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question and the numbers it answers.
+
+    ``labels`` maps each label, in the order of the names on the wire, to the column or
+    expression it comes from; a label that every row of an answer shares (the database a SELECT
+    ran in) maps to "". ``ignored`` are columns (or glob patterns) known and left out on purpose.
+    """
+
+    family: str
+    group: str
+    metrics: tuple[Metric, ...]
+    sql: str = ""
+    source: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    pairs: tuple[str, str] | None = None  # rows are (name, value) pairs in these two columns
+    scope: str = "cluster"  # cluster: asked once a target; database: once in each database
+    name: str = ""  # what `collect` calls it; the group unless said otherwise
+    default: bool = True
+    since: int = 0
+
+    def key(self) -> str:
+        """The name it is chosen by."""
+        return self.name or self.group
+
+    def on(self, version: int) -> tuple[Metric, ...]:
+        """The metrics a server of that version can answer, in order."""
+        return tuple(metric for metric in self.metrics if metric.on(version))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One PgBouncer process or one PostgreSQL cluster. Its DSN never shows in its repr.
+
+    ``interval`` and ``timeout`` are seconds; ``tables`` is None for "all". Fields of the
+    other family are simply not read.
+    """
+
+    family: str
+    name: str
+    dsn: str = field(repr=False)
+    interval: float = 10.0
+    timeout: float = 8.0
+    tags: Mapping[str, str] = field(default_factory=dict)
+    password_file: str = ""
+    password_command: str = ""
+    passfile: str = ""  # a file in the form of ~/.pgpass that pgstats reads itself
+    collect: tuple[str, ...] = ()
+    include_admin: bool = False
+    databases: tuple[str, ...] = ("*",)
+    tables: int | None = 50
+    exclude_tables: tuple[str, ...] = ()
+    pooled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One answer, still a table.
+
+    Each row holds one string per label of the query, in order, then one number (or None for
+    unknown) per metric of ``metrics``. ``target`` is "" for what is not about one target.
+    """
+
+    query: Query
+    metrics: tuple[Metric, ...]
+    rows: Sequence[Row]
+    target: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One thing that did not work: what was tried, why it failed, what to do about it."""
+
+    stage: str
+    reason: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.stage}: {self.message}" if self.stage else self.message
+        return f"{text} ({self.remedy})" if self.remedy else text
+
+
+@dataclass(slots=True)
+class Poll:
+    """All that one target answered, and all that failed. A failed poll is a value.
+
+    ``down`` is set when the target could not be asked at all. ``seconds`` is the whole time
+    spent, ``counts`` holds what was left out or met on the way, by the names of `self.poll`.
+    """
+
+    target: Target
+    frames: list[Frame] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    down: Failure | None = None
+    version: int = 0
+    seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def up(self) -> bool:
+        """Whether the target let us in and answered."""
+        return self.down is None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every question was answered."""
+        return self.up and not self.failures
+
+    def problems(self) -> list[Failure]:
+        """Everything that failed, the reason for being down first."""
+        return ([self.down] if self.down else []) + self.failures
