@@ -29,6 +29,22 @@ REASONS = (
 )
 
 
+class _Other:
+    """Stands where a label's value would be in the row that others were folded into.
+
+    It is no string, so that a table that really is called ``_other`` is told apart from it.
+    """
+
+    def __str__(self) -> str:
+        return "_other"
+
+    def __repr__(self) -> str:
+        return "OTHER"
+
+
+OTHER = _Other()
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One number that can be shipped.
@@ -37,8 +53,10 @@ class Metric:
     command, or an SQL expression over the ``source`` of its `Query`. ``sql`` is what pgstats
     asks instead when that is cheaper. ``plus`` adds further columns, each with its factor
     (``maxwait`` + 0.000001 x ``maxwait_us``). ``formerly`` are the names older servers gave the
-    same column. ``since`` and ``until`` are server versions as libpq numbers them (150018,
-    11800); ``until`` is the first one without it; 0 leaves the side open.
+    same column. ``words`` are the numbers that stand for a text column's values. ``folded`` says
+    that rows folded into ``_other`` are summed for it. ``since`` and ``until`` are server
+    versions as libpq numbers them (150018, 11800); ``until`` is the first one without it;
+    0 leaves the side open.
     """
 
     name: str
@@ -49,6 +67,8 @@ class Metric:
     sql: str = ""
     plus: Mapping[str, float] = field(default_factory=dict)
     formerly: tuple[str, ...] = ()
+    words: Mapping[str, float] = field(default_factory=dict)
+    folded: bool = False
     since: int = 0
     until: int = 0
 
@@ -65,9 +85,12 @@ class Metric:
 class Query:
     """One question and the numbers it answers.
 
-    ``labels`` maps each label, in the order of the names on the wire, to the column or
-    expression it comes from; a label that every row of an answer shares (the database a SELECT
-    ran in) maps to "". ``ignored`` are columns (or glob patterns) known and left out on purpose.
+    ``labels`` maps each label, in the order of the names on the wire, to the column or expression
+    it comes from; a label that all rows of an answer share (the database a SELECT ran in) maps to
+    "". ``sql`` is the SHOW command, or a SELECT with ``{columns}`` where the metrics go.
+    ``source`` is the relation a person would ask instead. ``ignored`` are columns (or glob
+    patterns) known and left out on purpose. In ``pairs`` each row is a name and its value, and
+    these are the two columns.
     """
 
     family: str
@@ -77,19 +100,37 @@ class Query:
     source: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
-    pairs: tuple[str, str] | None = None  # rows are (name, value) pairs in these two columns
-    scope: str = "cluster"  # cluster: asked once a target; database: once in each database
-    name: str = ""  # what `collect` calls it; the group unless said otherwise
-    default: bool = True
+    pairs: tuple[str, str] | None = None
+    per_database: bool = False  # asked in each database rather than once in the cluster
+    primary_only: bool = False  # meaningless on a standby
     since: int = 0
-
-    def key(self) -> str:
-        """The name it is chosen by."""
-        return self.name or self.group
 
     def on(self, version: int) -> tuple[Metric, ...]:
         """The metrics a server of that version can answer, in order."""
         return tuple(metric for metric in self.metrics if metric.on(version))
+
+    def folds(self) -> bool:
+        """Whether rows beyond a budget are folded into one, which carries no labels."""
+        return any(metric.folded for metric in self.metrics)
+
+    def select(self, version: int) -> str:
+        """The SQL for a server of that version, its columns named like the metrics.
+
+        ``{columns}`` are the metrics; ``{each}`` those that fold, computed for every row;
+        ``{rest}`` the metrics where those are already there; ``{folded}`` their sums.
+        """
+        metrics = self.on(version)
+        asked = [f"{metric.sql or metric.origin()} AS {metric.name}" for metric in metrics]
+        return self.sql.format(
+            columns=",\n       ".join(asked),
+            each=",\n       ".join(a for a, m in zip(asked, metrics, strict=True) if m.folded),
+            rest=",\n       ".join(
+                m.name if m.folded else a for a, m in zip(asked, metrics, strict=True)
+            ),
+            folded=",\n       ".join(
+                f"coalesce(sum({m.name}), 0)::bigint" if m.folded else "NULL" for m in metrics
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +162,8 @@ class Target:
 class Frame:
     """One answer, still a table.
 
-    Each row holds one string per label of the query, in order, then one number (or None for
-    unknown) per metric of ``metrics``. ``target`` is "" for what is not about one target.
+    Each row holds one string (or `OTHER`) per label of the query, in order, then one number (or
+    None for unknown) per metric of ``metrics``. ``target`` is "" for what is not about one target.
     """
 
     query: Query

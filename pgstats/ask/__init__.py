@@ -1,0 +1,6 @@
+"""Asks a target every question that fits it: the only door to psycopg2."""
+
+from pgstats.ask.asker import Asker, asker
+from pgstats.ask.connection import parse_dsn
+
+__all__ = ["Asker", "asker", "parse_dsn"]

@@ -1,0 +1,11 @@
+"""Everything that can be asked and shipped, as data."""
+
+from __future__ import annotations
+
+from pgstats.catalogue import own, pgbouncer, postgres
+from pgstats.model import Query
+
+QUERIES: tuple[Query, ...] = (*pgbouncer.QUERIES, *postgres.QUERIES, *own.QUERIES)
+
+#: What `collect` of a PgBouncer may name.
+COLLECT = tuple(query.group for query in pgbouncer.QUERIES)

@@ -1,0 +1,26 @@
+"""Finds the asker for a target."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pgstats.ask.pgbouncer import PgBouncerAsker
+from pgstats.ask.postgres import PostgresAsker
+from pgstats.model import PGBOUNCER, Poll, Target
+
+
+class Asker(Protocol):
+    """Polls one target, again and again, until closed. Never raises for what the target does."""
+
+    target: Target
+
+    def poll(self) -> Poll:
+        """All answers and failures of one poll."""
+
+    def close(self) -> None:
+        """Let go of what was kept between polls."""
+
+
+def asker(target: Target) -> Asker:
+    """An asker that fits the target."""
+    return PgBouncerAsker(target) if target.family == PGBOUNCER else PostgresAsker(target)

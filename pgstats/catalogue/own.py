@@ -1,0 +1,53 @@
+"""What pgstats says about its targets and about itself."""
+
+from __future__ import annotations
+
+from pgstats.model import PGBOUNCER, POSTGRES, SELF, Metric, Query
+
+
+def _up(family: str, whom: str) -> Query:
+    return Query(family, "", (Metric("up", f"1 if {whom} let pgstats in and answered, else 0"),))
+
+
+def _down(family: str) -> Query:
+    metric = Metric("count", "1 while the target is down for that reason, else 0")
+    return Query(family, "down", (metric,), labels={"reason": ""})
+
+
+UP = {PGBOUNCER: _up(PGBOUNCER, "the console"), POSTGRES: _up(POSTGRES, "the server")}
+DOWN = {PGBOUNCER: _down(PGBOUNCER), POSTGRES: _down(POSTGRES)}
+
+POLL = Query(
+    SELF,
+    "poll",
+    labels={"target": ""},
+    metrics=(
+        Metric("seconds", "Duration of the poll", unit="seconds"),
+        Metric("ok", "1 if every question was answered, else 0"),
+        Metric("failed_queries", "Questions that failed in this poll"),
+        Metric(
+            "skipped_runs",
+            "Runs left out since the start because the one before was still at work",
+            kind="total",
+        ),
+        Metric("unknown_columns", "Columns of the answers that this version does not know"),
+        Metric("databases_polled", "Databases asked"),
+        Metric("databases_refused", "Databases left out because they do not let the role in"),
+        Metric("tables_folded", "Tables folded into _other"),
+    ),
+)
+
+SHIP = Query(
+    SELF,
+    "ship",
+    metrics=(
+        Metric("lines", "Lines handed to the wire since the start", kind="total"),
+        Metric("packets", "Packets handed to the wire since the start", kind="total"),
+        Metric("bytes", "Bytes handed to the wire since the start", kind="total", unit="bytes"),
+        Metric("errors", "Packets the wire did not take since the start", kind="total"),
+        Metric("skipped_values", "Unknown values not sent since the start", kind="total"),
+        Metric("altered_names", "Names altered to fit the wire since the start", kind="total"),
+    ),
+)
+
+QUERIES = (*UP.values(), *DOWN.values(), POLL, SHIP)

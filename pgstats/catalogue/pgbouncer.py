@@ -1,0 +1,227 @@
+"""What PgBouncer's admin console is asked: one `Query` for each SHOW command."""
+
+from __future__ import annotations
+
+from pgstats.model import PGBOUNCER, Metric, Query
+
+_YES_NO = {"yes": 1, "no": 0}
+_POOL_MODES = {"session": 1, "transaction": 2, "statement": 3}
+
+
+def _total(name: str, text: str, *, column: str = "", unit: str = "", since: int = 0) -> Metric:
+    return Metric(name, text, unit=unit, kind="total", column=column, since=since)
+
+
+STATS = Query(
+    PGBOUNCER,
+    "stats",
+    sql="SHOW STATS",
+    source="SHOW STATS",
+    labels={"database": "database"},
+    # avg_* cover one to two stats_periods, are cut to whole numbers, and avg_wait_time changed
+    # its meaning in 1.23: the totals say the same without any of that.
+    ignored=("avg_*",),
+    metrics=(
+        _total(
+            "total_server_assignment_count",
+            "Times a server connection was assigned to a client",
+            since=12300,
+        ),
+        _total("total_xact_count", "Transactions pooled"),
+        _total("total_query_count", "Queries pooled, BEGIN and COMMIT included"),
+        _total(
+            "total_received_bytes", "Bytes read from clients", column="total_received", unit="bytes"
+        ),
+        _total("total_sent_bytes", "Bytes sent to clients", column="total_sent", unit="bytes"),
+        _total(
+            "total_xact_time_us",
+            "Time clients spent in transactions, waiting for a server included",
+            column="total_xact_time",
+            unit="us",
+        ),
+        _total(
+            "total_query_time_us",
+            "Time clients spent in queries, waiting for a server included",
+            column="total_query_time",
+            unit="us",
+        ),
+        _total(
+            "total_wait_time_us",
+            "Time clients waited for a server; grows only when a waiter gets one",
+            column="total_wait_time",
+            unit="us",
+        ),
+        _total("total_client_parse_count", "Prepared statements created by clients", since=12400),
+        _total(
+            "total_server_parse_count",
+            "Prepared statements created by PgBouncer on servers",
+            since=12400,
+        ),
+        _total(
+            "total_bind_count", "Prepared statements readied for execution by clients", since=12400
+        ),
+        _total("total_client_login_count", "Logins of clients", since=12502),
+    ),
+)
+
+POOLS = Query(
+    PGBOUNCER,
+    "pools",
+    sql="SHOW POOLS",
+    source="SHOW POOLS",
+    labels={"database": "database", "user": "user"},
+    ignored=("pool_mode", "load_balance_hosts"),
+    metrics=(
+        Metric("cl_active", "Clients linked to a server or idle"),
+        Metric("cl_waiting", "Clients that sent a query and wait for a server"),
+        Metric(
+            "cl_active_cancel_req",
+            "Clients whose query cancellation is on its way to the server",
+            since=11800,
+        ),
+        Metric(
+            "cl_waiting_cancel_req",
+            "Clients whose query cancellation waits to be sent to the server",
+            formerly=("cl_cancel_req",),
+            since=11600,
+        ),
+        Metric("sv_active", "Servers linked to a client"),
+        Metric("sv_active_cancel", "Servers that are sending a query cancellation", since=11800),
+        Metric(
+            "sv_being_canceled",
+            "Servers that wait for their query's cancellation before they are idle",
+            since=11800,
+        ),
+        Metric("sv_idle", "Servers ready for a client"),
+        Metric(
+            "sv_used", "Servers idle for longer than server_check_delay: free, but checked first"
+        ),
+        Metric("sv_tested", "Servers running server_reset_query or server_check_query"),
+        Metric("sv_login", "Servers logging in"),
+        Metric(
+            "maxwait_seconds",
+            "How long the oldest waiting client has waited; 0 for clients queued at login",
+            unit="seconds",
+            column="maxwait",
+            plus={"maxwait_us": 1e-6},
+        ),
+    ),
+)
+
+LISTS = Query(
+    PGBOUNCER,
+    "lists",
+    sql="SHOW LISTS",
+    source="SHOW LISTS",
+    pairs=("list", "items"),
+    metrics=(
+        Metric("databases", "Databases known"),
+        Metric("users", "Users known"),
+        Metric("pools", "Pools"),
+        Metric("free_clients", "Client slots kept for reuse; not the capacity left"),
+        Metric("used_clients", "Clients connected: what max_client_conn limits"),
+        Metric("login_clients", "Clients logging in"),
+        Metric("free_servers", "Server slots kept for reuse; not the capacity left"),
+        Metric("used_servers", "Servers connected"),
+        Metric("dns_names", "Host names in the DNS cache"),
+        Metric("dns_zones", "DNS zones in the cache"),
+        Metric("dns_queries", "DNS queries under way; -1 where PgBouncer does not count them"),
+        Metric("dns_pending", "Not used by PgBouncer"),
+        Metric("peers", "Sibling processes configured", since=11900),
+        Metric("peer_pools", "Pools of sibling processes", since=11900),
+    ),
+)
+
+DATABASES = Query(
+    PGBOUNCER,
+    "databases",
+    sql="SHOW DATABASES",
+    source="SHOW DATABASES",
+    labels={"database": "name"},
+    ignored=("host", "port", "database", "force_user", "pool_mode", "load_balance_hosts"),
+    metrics=(
+        Metric("pool_size", "Servers allowed for each user of the database"),
+        Metric("min_pool_size", "Servers kept open", since=11600),
+        Metric(
+            "reserve_pool_size", "Additional servers allowed for a pool", formerly=("reserve_pool",)
+        ),
+        Metric(
+            "server_lifetime_seconds",
+            "Age at which a server is closed",
+            unit="seconds",
+            column="server_lifetime",
+            since=12300,
+        ),
+        Metric("max_connections", "Servers allowed for the database; 0 is no limit"),
+        Metric("current_connections", "Servers connected for the database"),
+        Metric(
+            "max_client_connections",
+            "Clients allowed for the database; 0 is no limit",
+            since=12400,
+        ),
+        Metric("current_client_connections", "Clients connected to the database", since=12400),
+        Metric("paused", "1 while PAUSE or KILL of this database is in force"),
+        Metric("disabled", "1 while DISABLE of this database is in force"),
+    ),
+)
+
+STATE = Query(
+    PGBOUNCER,
+    "state",
+    sql="SHOW STATE",
+    source="SHOW STATE",
+    pairs=("key", "value"),
+    since=11900,
+    metrics=(
+        Metric("active", "1 while PgBouncer is neither paused nor suspended", words=_YES_NO),
+        Metric("paused", "1 while a PAUSE of all databases is in force", words=_YES_NO),
+        Metric("suspended", "1 while a SUSPEND is in force", words=_YES_NO),
+    ),
+)
+
+
+def _seconds(key: str, text: str, *, since: int = 0) -> Metric:
+    return Metric(f"{key}_seconds", text, unit="seconds", column=key, since=since)
+
+
+CONFIG = Query(
+    PGBOUNCER,
+    "config",
+    sql="SHOW CONFIG",
+    source="SHOW CONFIG",
+    pairs=("key", "value"),
+    # An allow-list: the rest of SHOW CONFIG can hold secrets.
+    ignored=("*",),
+    metrics=(
+        Metric("max_client_conn", "Clients allowed"),
+        Metric("default_pool_size", "Servers allowed for a pool"),
+        Metric("min_pool_size", "Servers kept open for a pool"),
+        Metric("reserve_pool_size", "Additional servers allowed for a pool"),
+        _seconds("reserve_pool_timeout", "Wait after which the reserve pool is used"),
+        Metric("max_db_connections", "Servers allowed for a database; 0 is no limit"),
+        Metric("max_user_connections", "Servers allowed for a user; 0 is no limit"),
+        Metric(
+            "max_db_client_connections",
+            "Clients allowed for a database; 0 is no limit",
+            since=12400,
+        ),
+        Metric(
+            "max_user_client_connections",
+            "Clients allowed for a user; 0 is no limit",
+            since=12400,
+        ),
+        Metric("max_prepared_statements", "Prepared statements kept for a server", since=12100),
+        Metric("pool_mode", "1 session, 2 transaction, 3 statement", words=_POOL_MODES),
+        _seconds("query_timeout", "Limit of a query; 0 is no limit"),
+        _seconds("query_wait_timeout", "Limit of the wait for a server; 0 is no limit"),
+        _seconds("idle_transaction_timeout", "Limit of an idle transaction; 0 is no limit"),
+        _seconds("transaction_timeout", "Limit of a transaction; 0 is no limit", since=12500),
+        _seconds("server_idle_timeout", "Idle time after which a server is closed"),
+        _seconds("server_lifetime", "Age at which a server is closed"),
+        _seconds("stats_period", "How often PgBouncer renews its averages"),
+        Metric("so_reuseport", "1 when several processes may share the port", since=11200),
+        Metric("peer_id", "Number of this process among its siblings; 0 is none", since=11900),
+    ),
+)
+
+QUERIES = (STATS, POOLS, LISTS, DATABASES, STATE, CONFIG)

@@ -1,0 +1,44 @@
+"""Adds to a poll's answers what pgstats itself says of the target and of the poll. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pgstats.catalogue.own import DOWN, POLL, SHIP, UP
+from pgstats.model import REASONS, Frame, Poll
+
+
+def frames(poll: Poll, skipped_runs: int = 0) -> list[Frame]:
+    """All frames of a poll: the answers, whether the target is up, and how the poll went.
+
+    ``up`` and every reason for being down are always there, since statsd repeats a gauge that
+    nobody sets back.
+    """
+    return [*poll.frames, *_health(poll), _account(poll, skipped_runs)]
+
+
+def _health(poll: Poll) -> list[Frame]:
+    family, name = poll.target.family, poll.target.name
+    up, down = UP[family], DOWN[family]
+    reason = poll.down.reason if poll.down else ""
+    return [
+        Frame(up, up.metrics, [(int(poll.up),)], name),
+        Frame(down, down.metrics, [(r, int(r == reason)) for r in REASONS], name),
+    ]
+
+
+def _account(poll: Poll, skipped_runs: int) -> Frame:
+    numbers = {
+        "seconds": round(poll.seconds, 6),
+        "ok": int(poll.ok),
+        "failed_queries": len(poll.problems()),
+        "skipped_runs": skipped_runs,
+        **poll.counts,
+    }
+    metrics = tuple(metric for metric in POLL.metrics if metric.name in numbers)
+    return Frame(POLL, metrics, [(poll.target.name, *(numbers[m.name] for m in metrics))])
+
+
+def shipping(numbers: Mapping[str, int]) -> Frame:
+    """What became of the lines so far."""
+    return Frame(SHIP, SHIP.metrics, [tuple(numbers[metric.name] for metric in SHIP.metrics)])
