@@ -216,3 +216,12 @@ class Poll:
     def problems(self) -> list[Failure]:
         """Everything that failed, the reason for being down first."""
         return ([self.down] if self.down else []) + self.failures
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found: ``status`` is ok, failed or note."""
+
+    status: str
+    message: str
+    remedy: str = ""

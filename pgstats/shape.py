@@ -33,7 +33,7 @@ def _account(poll: Poll, skipped_runs: int) -> Frame:
         "ok": int(poll.ok),
         "failed_queries": len(poll.problems()),
         "skipped_runs": skipped_runs,
-        **poll.counts,
+        **(poll.counts if poll.up else {}),
     }
     metrics = tuple(metric for metric in POLL.metrics if metric.name in numbers)
     return Frame(POLL, metrics, [(poll.target.name, *(numbers[m.name] for m in metrics))])

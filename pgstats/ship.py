@@ -119,6 +119,14 @@ class Wire(StatsClientBase):  # type: ignore[misc]
             self.fault = fault
         return not fault
 
+    def probe(self) -> str:
+        """What is wrong with the receiver, "" if nothing shows; sends it a blank line."""
+        try:
+            self._put(b"\n")
+        except OSError as error:
+            return str(error.strerror or error)
+        return ""
+
     def _trouble(self, packet: bytes, until: float, refused: int) -> str:
         if refused >= GIVE_UP_AFTER:
             return "gave up"

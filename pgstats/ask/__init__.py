@@ -2,5 +2,6 @@
 
 from pgstats.ask.asker import Asker, asker
 from pgstats.ask.connection import parse_dsn
+from pgstats.ask.proof import prove
 
-__all__ = ["Asker", "asker", "parse_dsn"]
+__all__ = ["Asker", "asker", "parse_dsn", "prove"]

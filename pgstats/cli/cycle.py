@@ -1,0 +1,94 @@
+"""The main job, put together: ask, shape, spell, ship."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+
+from pgstats import shape
+from pgstats.ask import Asker, asker
+from pgstats.config import Config
+from pgstats.model import Failure, Frame, Poll, Target
+from pgstats.ship import Wire, wire
+from pgstats.spell import DIALECTS, Counts, Speller
+
+AT_ONCE = 64  # targets polled at the same time by a one-shot run
+GRACE = 1.0  # seconds an asker may need beyond its timeout to give up
+
+
+class Cycle:
+    """Spells the polls of a configuration and ships them over one wire."""
+
+    def __init__(self, config: Config, to: Wire | None = None) -> None:
+        self._config = config
+        self._counts = Counts()
+        self._spellers: dict[str, Speller] = {}
+        statsd = config.statsd
+        self.wire = to or wire(statsd.url, rate=statsd.rate, max_packet=statsd.max_packet)
+
+    def text(self, target: Target | None, frames: Iterable[Frame]) -> str:
+        """The lines of frames, with the tags of their target."""
+        name = target.name if target else ""
+        if name not in self._spellers:
+            tags = {**self._config.statsd.tags, **(target.tags if target else {})}
+            dialect = DIALECTS[self._config.statsd.dialect]
+            self._spellers[name] = Speller(dialect, self._config.prefix, tags, self._counts)
+        return "".join(map(self._spellers[name].spell, frames))
+
+    def ship(self, polls: Sequence[Poll], seconds: float, skipped_runs: int = 0) -> bool:
+        """Ship polls and the account of the shipping; says whether the wire took everything."""
+        text = "".join(self.text(p.target, shape.frames(p, skipped_runs)) for p in polls)
+        taken = self.wire.ship(text, seconds)
+        return self.wire.ship(self.account(), seconds) and taken
+
+    def account(self) -> str:
+        """The lines of `self.ship`: what became of all others so far."""
+        numbers = {
+            **self.wire.counts,
+            "skipped_values": self._counts.skipped_values,
+            "altered_names": self._counts.altered_names,
+        }
+        return self.text(None, [shape.shipping(numbers)])
+
+
+def poll_all(targets: Sequence[Target]) -> list[Poll]:
+    """One poll of each target, side by side, in the order of the targets.
+
+    An asker keeps its own deadline; should one hang all the same (in the system's resolver, say)
+    it is left behind and its target counts as down.
+    """
+    if len(targets) == 1:
+        return [_poll(asker(targets[0]))]
+    polls: dict[int, Poll] = {}
+    queue = iter(enumerate(targets))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                at, target = next(queue, (-1, None))
+            if target is None:
+                return
+            polls[at] = _poll(asker(target))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in targets[:AT_ONCE]]
+    rounds = -(-len(targets) // AT_ONCE)
+    until = time.monotonic() + rounds * max(target.timeout for target in targets) + GRACE
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    return [polls.get(at) or _abandoned(target) for at, target in enumerate(targets)]
+
+
+def _poll(one: Asker) -> Poll:
+    try:
+        return one.poll()
+    finally:
+        one.close()
+
+
+def _abandoned(target: Target) -> Poll:
+    down = Failure("poll", "timeout", "did not end in time and was left behind")
+    return Poll(target, down=down, seconds=target.timeout + GRACE)

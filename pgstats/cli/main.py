@@ -1,0 +1,103 @@
+"""The command tree, and what becomes of errors: exit codes exist only here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from pgstats import __version__
+from pgstats.errors import ConfigError, PgstatsError, ShipError, StateLocked
+
+# Exit codes beside click's own 2 for usage errors; the table in the README says when.
+OK, FAILED, UNAVAILABLE, BUG, LOCKED, CONFIG, INTERRUPTED = 0, 1, 69, 70, 75, 78, 130
+
+COMMANDS = ("once", "run", "check", "metrics", "demo", "sink")
+
+
+class _Commands(click.Group):
+    """Imports a command when it is needed: start-up is a feature."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"pgstats.cli.{cmd_name}").command
+        return command
+
+
+@click.command(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 all well, 1 something failed, 2 usage, 69 nothing could be read or "
+    "shipped, 70 a bug in pgstats, 75 another run is under way, 78 configuration error.",
+)
+@click.version_option(__version__, "--version", message="pgstats %(version)s")
+def cli() -> None:
+    """Polls PgBouncer and PostgreSQL and ships gauges to statsd."""
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    code = _run()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _say(f"cannot write to standard output: {error.strerror}")
+        code = code or FAILED
+    # Not sys.exit: a look-up left behind must not hold the process.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run() -> int:
+    try:
+        result = cli.main(prog_name="pgstats", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except PgstatsError as error:
+        return _fault(error)
+    except OSError as error:
+        return _output_gone(error)
+    except Exception as error:
+        return _bug(error)
+    return result if isinstance(result, int) else OK
+
+
+def _fault(error: PgstatsError) -> int:
+    for line in str(error).splitlines():
+        _say(line)
+    codes = ((ConfigError, CONFIG), (ShipError, CONFIG), (StateLocked, LOCKED))
+    return next((code for kind, code in codes if isinstance(error, kind)), UNAVAILABLE)
+
+
+def _output_gone(error: OSError) -> int:
+    """Standard output is closed (a pipe into head) or full; servers' troubles never get here."""
+    if isinstance(error, BrokenPipeError):
+        # Keep Python from complaining about the closed pipe once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    else:
+        _say(f"cannot write the result: {error.strerror or error}")
+    return FAILED
+
+
+def _bug(error: Exception) -> int:
+    """A bug is told in one line; --verbose shows where it is."""
+    _say(f"a bug in pgstats, please report it: {type(error).__name__} (details with --verbose)")
+    if {"-v", "--verbose"} & set(sys.argv):
+        import traceback  # noqa: PLC0415
+
+        traceback.print_exc()
+    return BUG
+
+
+def _say(text: str) -> None:
+    click.echo(f"pgstats: {text}", err=True)

@@ -1,0 +1,90 @@
+"""The options that commands share, and the configuration they make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pgstats.log import Log
+
+if TYPE_CHECKING:
+    from pgstats.config import Config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_TARGETS = (
+    click.option(
+        "--config",
+        metavar="FILE",
+        help="Configuration file [$PGSTATS_CONFIG, else /etc/pgstats/pgstats.toml if it exists].",
+    ),
+    click.option(
+        "--pgbouncer",
+        metavar="DSN",
+        multiple=True,
+        help="Poll this PgBouncer instead of the file's targets; repeatable.",
+    ),
+    click.option(
+        "--postgres",
+        metavar="DSN",
+        multiple=True,
+        help="Poll this PostgreSQL instead of the file's targets; repeatable.",
+    ),
+    click.option("--statsd", metavar="URL", help="Where to ship [udp://127.0.0.1:8125]."),
+    click.option("--dialect", metavar="NAME", help="plain, dogstatsd, influx or graphite [plain]."),
+    click.option("--prefix", metavar="NAME", help="First part of every name [pgstats]."),
+    click.option("-v", "--verbose", is_flag=True, envvar="PGSTATS_VERBOSE", help="Tell more."),
+    click.option("-q", "--quiet", is_flag=True, envvar="PGSTATS_QUIET", help="Tell errors only."),
+)
+
+_STATE = (
+    click.option("--state", metavar="FILE", help="What one-shot runs remember, and their lock."),
+    click.option("--no-state", is_flag=True, help="Remember nothing and take no lock."),
+)
+
+
+def _decorated(function: F, decorators: tuple[Callable[[F], F], ...]) -> F:
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+def with_targets(function: F) -> F:
+    """Adds the options that say whom to poll and where to ship."""
+    return _decorated(function, _TARGETS)
+
+
+def with_state(function: F) -> F:
+    """Adds the options of the state file."""
+    return _decorated(function, _STATE)
+
+
+def configured(options: Mapping[str, Any]) -> Config:
+    """The merged configuration of options, environment and file."""
+    from pgstats.ask import parse_dsn  # noqa: PLC0415
+    from pgstats.config import load  # noqa: PLC0415
+
+    return load(options["config"], options, os.environ, parse_dsn)
+
+
+def log_of(options: Mapping[str, Any], *, daemon: bool = False) -> Log:
+    """The log at the verbosity asked for."""
+    verbosity = "verbose" if options["verbose"] else "quiet" if options["quiet"] else "normal"
+    return Log(verbosity, os.environ, daemon=daemon)
+
+
+def held(path: str, stack: ExitStack, log: Log, level: int) -> None:
+    """Hold the lock of the state file; no place to write one is told and is no reason to fail."""
+    from pgstats.errors import StateError, StateLocked  # noqa: PLC0415
+    from pgstats.state import locked  # noqa: PLC0415
+
+    try:
+        stack.enter_context(locked(path))
+    except StateLocked:
+        raise
+    except StateError as error:
+        log.tell(level, str(error))

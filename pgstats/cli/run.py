@@ -1,0 +1,65 @@
+"""`pgstats run`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgstats.cli.options import configured, held, log_of, with_state, with_targets
+
+if TYPE_CHECKING:
+    from pgstats.cli.cycle import Cycle
+    from pgstats.config import Config
+    from pgstats.daemon import Job
+    from pgstats.log import Log
+    from pgstats.model import Target
+
+
+@click.command("run")
+@with_targets
+@with_state
+@click.option("--interval", metavar="DURATION", help="Time between polls: 250ms, 10s, 2m [10s].")
+def command(**options: Any) -> int:
+    """Polls on a schedule until SIGTERM or SIGINT: for a daemon. SIGHUP reads the file again."""
+    from pgstats.daemon import serve  # noqa: PLC0415
+    from pgstats.log import INFO  # noqa: PLC0415
+
+    config = configured(options)
+    log = log_of(options, daemon=True)
+    with ExitStack() as stack:
+        held(config.state, stack, log, INFO)
+        log.tell(INFO, f"polling {len(config.targets)} targets, shipping to {config.statsd.url}")
+        return serve(
+            jobs(config, log),
+            reload=lambda: jobs(configured(options), log),
+            tell=log.tell,
+            environ=os.environ,
+        )
+
+
+def jobs(config: Config, log: Log) -> Sequence[Job]:
+    """One job per target; all ship over one wire."""
+    from pgstats.cli.cycle import Cycle  # noqa: PLC0415
+
+    cycle = Cycle(config)
+    return [_job(target, cycle, log) for target in config.targets]
+
+
+def _job(target: Target, cycle: Cycle, log: Log) -> Job:
+    from pgstats.ask import asker  # noqa: PLC0415
+    from pgstats.daemon import Done, Job  # noqa: PLC0415
+
+    one = asker(target)
+
+    def work(skipped_runs: int) -> Done:
+        poll = one.poll()
+        log.state(target.name, "; ".join(map(str, poll.problems())))
+        cycle.ship([poll], target.interval, skipped_runs)
+        log.state(f"statsd at {cycle.wire.url}", cycle.wire.fault)
+        return Done(ok=poll.ok, seconds=poll.seconds)
+
+    return Job(target.name, target.interval, work, one.close)
