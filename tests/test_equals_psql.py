@@ -1,0 +1,146 @@
+"""Every gauge equals what psql shows for the same column: a walk over the whole catalogue."""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+
+import pytest
+
+from pgstats import catalogue
+from pgstats.model import PGBOUNCER, POSTGRES, Metric, Query
+from pgstats.scratch import Bouncer, Cluster
+from pgstats.spell import clean
+from tests.program import gauges, pgstats
+
+Values = dict[str, float]
+DATABASES = ("postgres", "shop", "we.ird|name")
+
+
+@pytest.fixture(scope="module")
+def filled(cluster: Cluster) -> Cluster:
+    """A cluster with tables that were updated, vacuumed, analyzed, or never touched."""
+    for name in DATABASES[1:]:
+        cluster.psql(f'CREATE DATABASE "{name}"')
+    for name in DATABASES:
+        for sql in (
+            "CREATE TABLE busy WITH (autovacuum_enabled = off) AS SELECT generate_series(1, 500) i",
+            "DELETE FROM busy WHERE i <= 200",
+            "CREATE TABLE calm AS SELECT 1 AS i",
+            "VACUUM calm",
+            "ANALYZE calm",
+            'CREATE SCHEMA "od:d"; CREATE TABLE "od:d"."t.b l" AS SELECT 1 AS i',
+            "CREATE TABLE parted (i int) PARTITION BY LIST (i)",
+            "CREATE TABLE leaf PARTITION OF parted FOR VALUES IN (1)",
+            "INSERT INTO parted VALUES (1)",
+        ):
+            cluster.psql(sql, name)
+    return cluster
+
+
+def rows(dsn: str, sql: str) -> list[dict[str, str]]:
+    """What psql shows."""
+    done = subprocess.run(
+        ["psql", "--no-psqlrc", "--csv", "-c", sql, dsn], capture_output=True, text=True, check=True
+    )
+    return list(csv.DictReader(io.StringIO(done.stdout)))
+
+
+def read(metric: Metric, row: dict[str, str]) -> float | None:
+    """A metric's value out of a row of psql."""
+    text = row.get(metric.origin())
+    if text in (None, ""):
+        return None
+    if text in metric.words:
+        return metric.words[str(text)]
+    return float(str(text)) + sum(float(row[c]) * factor for c, factor in metric.plus.items())
+
+
+def shown_by_console(query: Query, bouncer: Bouncer) -> Values:
+    found = rows(bouncer.dsn("pgbouncer", "stats"), query.sql)
+    if query.pairs:
+        found = [{row[query.pairs[0]]: row[query.pairs[1]] for row in found}]
+    values = {}
+    for row in found:
+        labels = [row[column] for column in query.labels.values()]
+        if labels[:1] != ["pgbouncer"]:
+            for metric in query.metrics:
+                if (value := read(metric, row)) is not None:
+                    name = [*map(clean, labels), metric.name]
+                    values[".".join(["pgstats.pgbouncer.front", query.group, *name])] = value
+    return values
+
+
+def shown_by_server(query: Query, cluster: Cluster) -> Values:
+    values = {}
+    shared = "" in query.labels.values()
+    metrics = query.on(150000)
+    for database in DATABASES if shared else DATABASES[:1]:
+        own = [column for column in query.labels.values() if column]
+        what = [f"{c} AS label{n}" for n, c in enumerate(own)]
+        what += [f"{metric.origin()} AS {metric.name}" for metric in metrics]
+        sql = f"SELECT {', '.join(what)} FROM {query.source}"
+        for row in rows(cluster.dsn(database), sql):
+            labels = [database] * shared + [row[f"label{n}"] for n in range(len(own))]
+            if query.group == "database" and labels[0] not in DATABASES:
+                continue  # templates have statistics too
+            if query.group == "tables" and row["label1"] == "parted":
+                continue  # holds no rows itself; its leaf stands for it
+            for metric in metrics:
+                if row[metric.name]:
+                    name = ".".join([query.group, *map(clean, labels), metric.name])
+                    values[f"pgstats.postgres.main.{name}"] = float(row[metric.name])
+    return values
+
+
+def everything(bouncer: Bouncer, cluster: Cluster) -> Values:
+    """All that psql shows for the queries of the catalogue that have a source."""
+    values: Values = {}
+    for query in catalogue.QUERIES:
+        if query.source and query.since <= 11800 and query.family == PGBOUNCER:
+            values |= shown_by_console(query, bouncer)
+        elif query.source and query.family == POSTGRES:
+            values |= shown_by_server(query, cluster)
+    return values
+
+
+def test_every_gauge_equals_what_psql_shows(filled: Cluster, bouncer: Bouncer) -> None:
+    bouncer.psql("SELECT 1", "shop")
+    config = f"""
+        [[pgbouncer]]
+        name = "front"
+        dsn = "{bouncer.dsn("pgbouncer", "stats")}"
+        [[postgres]]
+        name = "main"
+        dsn = "{filled.dsn()}"
+        databases = ["postgres", "shop", "we.ird|name"]
+        """
+    path = filled.scratch.folder("equals") / "pgstats.toml"
+    path.write_text(config)
+    before = everything(bouncer, filled)
+    done = pgstats("once", "--dry-run", "--config", str(path))
+    after = everything(bouncer, filled)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    shipped = gauges(done.stdout)
+    own = {name: value for name, value in shipped.items() if is_own(name)}
+    asked = {name: value for name, value in shipped.items() if name not in own}
+    # What pgstats and psql do themselves is counted by the servers: a value lies in between.
+    wrong = {
+        name: (before[name], value, after[name])
+        for name, value in asked.items()
+        if name in before
+        and not min(before[name], after[name]) - 1e-6
+        <= value
+        <= max(before[name], after[name]) + 1e-6
+    }
+    assert not wrong
+    assert set(asked) == set(before)
+    assert own["pgstats.pgbouncer.front.up"] == own["pgstats.postgres.main.up"] == 1
+
+
+def is_own(name: str) -> bool:
+    """Whether pgstats says it of itself, or it is the row that others are folded into."""
+    parts = name.split(".")
+    return parts[1] == "self" or parts[3] in ("up", "down") or "_other" in parts
