@@ -49,7 +49,8 @@ def rows(dsn: str, sql: str) -> list[dict[str, str]]:
 
 def read(metric: Metric, row: dict[str, str]) -> float | None:
     """A metric's value out of a row of psql."""
-    text = row.get(metric.origin())
+    names = (metric.origin(), *metric.formerly)
+    text = next((row[name] for name in names if name in row), None)
     if text in (None, ""):
         return None
     if text in metric.words:

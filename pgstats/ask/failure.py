@@ -22,7 +22,10 @@ _TELLTALES = (
         r'|no authentication method|scram|role ".*" does not exist',
         "auth",
     ),
-    (r'no such database|database ".*" does not exist', "wrong_database"),
+    (
+        r'no such database|database ".*" does not exist|unsupported startup parameter: options',
+        "wrong_database",
+    ),
     (
         r"no pg_hba.conf entry|not allowed|permission denied|not permitted to log in"
         r"|not currently accepting connections|pg_hba.conf rejects",
@@ -57,7 +60,20 @@ _REMEDIES = {
 }
 
 _REMEDY_BY_TEXT = (
-    (r"unsupported startup parameter", "remove options= from the DSN: the console takes none"),
+    (
+        r"unsupported startup parameter: options",
+        "this is a PgBouncer, not PostgreSQL: name PostgreSQL itself, or set pooled = true; "
+        "a console belongs under [[pgbouncer]]",
+    ),
+    (r"unsupported startup parameter", "take that parameter out of the DSN"),
+    (
+        r"does not support ssl",
+        "turn TLS on in the server, or ask for less: sslmode=prefer",
+    ),
+    (
+        r"certificate|sslrootcert",
+        "check sslmode, sslrootcert and the name in the server's certificate",
+    ),
     (
         r"no such file or directory",
         "is the server running, and is this the folder of its socket? "

@@ -81,10 +81,15 @@ def connect(target: Target, until: float) -> Connection:
         "dbname": "" if "dbname" in given or "service" in given else ADMIN,
         "application_name": given.get("application_name", "pgstats"),
     }
-    # PGOPTIONS is meant for PostgreSQL; the console refuses any.
-    console = Connection(
-        PGBOUNCER, target.dsn, settings, until, password(target, until), options=""
-    )
+    secret = password(target, until)
+    try:
+        # PGOPTIONS is meant for PostgreSQL; the console refuses any.
+        console = Connection(PGBOUNCER, target.dsn, settings, until, secret, options="")
+    except AskError as error:
+        if given.get("dbname", ADMIN) == ADMIN or error.reason not in ("auth", "other"):
+            raise
+        cure = remedy(PGBOUNCER, "wrong_database", "")
+        raise AskError(error.stage, "wrong_database", str(error), cure) from error
     if not console.parameter("server_version").endswith("/bouncer"):
         console.close()
         text = "this is a database behind the pooler or a PostgreSQL server, not the admin console"
