@@ -1,0 +1,151 @@
+"""The file: its values, and the line each of them stands on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pgstats.config.values import Keys
+from pgstats.errors import ConfigError
+
+_PART = r"""[A-Za-z0-9_-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*'"""
+_KEY = rf"(?:{_PART})(?:[ \t]*\.[ \t]*(?:{_PART}))*"
+#: What stands outside values: the heading of an array's entry or of a table, or a key.
+_STATEMENT = re.compile(
+    rf"\[\[[ \t]*(?P<array>{_KEY})[ \t]*\]\]|\[[ \t]*(?P<table>{_KEY})[ \t]*\]"
+    rf"|(?P<key>{_KEY})[ \t]*="
+)
+#: What a value is made of, as far as finding its end needs it.
+_PIECE = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}|' + r"'''.*?'{3,5}|" + r'"(?:\\.|[^"\\\n])*"|' + r"'[^'\n]*'|"
+    r"#[^\n]*|[^\"'#\[\]{}\n]+|.",
+    re.DOTALL,
+)
+_BLANK = re.compile(r"(?:\s|#[^\n]*)*")
+_POSITION = re.compile(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value comes from, as told by a listing and by a fault; line 0 is not in a file."""
+
+    origin: str
+    where: str
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file that was read; the empty one stands for none."""
+
+    path: str = ""
+    data: Mapping[str, object] = field(default_factory=dict)
+    lines: Mapping[Keys, int] = field(default_factory=dict)
+
+    def place(self, at: Keys) -> Place:
+        """Where a value stands; what the scan did not find stands where its table does."""
+        above = (at[:length] for length in range(len(at), 0, -1))
+        line = next((self.lines[keys] for keys in above if keys in self.lines), 1)
+        key = ".".join(part for part in at if isinstance(part, str))
+        return Place(f"{self.path}:{line}", f"{self.path}:{line}: {key}", line)
+
+    def resolve(self, path: str) -> str:
+        """A path named in the file: a relative one starts at the file's folder."""
+        return str(Path(self.path).absolute().parent / path) if path else ""
+
+
+def read(path: str) -> Document:
+    """Read a TOML file; `ConfigError` says why it cannot be."""
+    import tomllib  # noqa: PLC0415 - only where there is a file
+
+    source = _text(path)
+    try:
+        return Document(path, tomllib.loads(source), _lines(source))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([_syntax_fault(path, source, str(error))]) from error
+
+
+def _text(path: str) -> str:
+    try:
+        content = Path(path).read_bytes()
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}:{line}: is not UTF-8 text"]) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError([f"{path}: cannot be read: {reason}"]) from error
+
+
+def _syntax_fault(path: str, source: str, said: str) -> str:
+    """The line and column of a syntax error, and what the parser says about it."""
+    match = _POSITION.search(said)
+    line, column = match.groups() if match else (None, None)
+    line = line or str(source.rstrip("\n").count("\n") + 1)
+    where = f"column {column}: " if column else ""
+    return f"{path}:{line}: {where}not valid TOML: {_POSITION.sub('', said)}"
+
+
+def _lines(source: str) -> dict[Keys, int]:
+    """The first line of every heading and key of a valid file, and of the tables above them."""
+    lines: dict[Keys, int] = {}
+    for keys, line in _scan(source):
+        for length in range(1, len(keys) + 1):
+            lines.setdefault(keys[:length], line)
+    return lines
+
+
+def _scan(source: str) -> Iterator[tuple[Keys, int]]:
+    """The place and line of every heading and key of a valid file, in order."""
+    table: Keys = ()
+    latest: dict[Keys, int] = {}  # the index of the newest entry of each array of tables
+    position = 0
+    while match := _STATEMENT.search(source, _skip_blank(source, position)):
+        line = source.count("\n", 0, match.start()) + 1
+        position = match.end()
+        if match["key"]:
+            yield _below(table, _parts(match["key"]), latest), line
+            position = _value_end(source, position)
+            continue
+        table = _heading(_parts(match["array"] or match["table"]), bool(match["array"]), latest)
+        yield table, line
+
+
+def _skip_blank(source: str, position: int) -> int:
+    """Where the next statement starts: spaces, line breaks and comments lie before it."""
+    match = _BLANK.match(source, position)
+    return match.end() if match else position
+
+
+def _parts(key: str) -> list[str]:
+    return [part.strip("\"'") for part in re.findall(_PART, key)]
+
+
+def _heading(parts: list[str], array: bool, latest: dict[Keys, int]) -> Keys:
+    """The table that a heading opens; an entry of an array is counted."""
+    if not array:
+        return _below((), parts, latest)
+    keys = (*_below((), parts[:-1], latest), parts[-1])
+    latest[keys] = latest.get(keys, -1) + 1
+    return (*keys, latest[keys])
+
+
+def _below(table: Keys, parts: list[str], latest: Mapping[Keys, int]) -> Keys:
+    """The place of a dotted key in a table; an array on the way stands at its newest entry."""
+    for part in parts:
+        table = (*table, part)
+        if table in latest:
+            table = (*table, latest[table])
+    return table
+
+
+def _value_end(source: str, position: int) -> int:
+    """Where the value that starts here ends: the first line break outside brackets."""
+    depth = 0
+    for piece in _PIECE.finditer(source, position):
+        depth += (piece[0] in ("[", "{")) - (piece[0] in ("]", "}"))
+        if piece[0] == "\n" and depth == 0:
+            return piece.start()
+    return len(source)

@@ -1,0 +1,117 @@
+"""Every setting there is: one entry each. Validation, defaults, hints and listings follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pgstats import catalogue
+from pgstats.config import values
+from pgstats.config.values import Parser
+from pgstats.model import PGBOUNCER, POSTGRES
+
+TOP = ""
+STATSD = "statsd"
+FAMILIES = (PGBOUNCER, POSTGRES)
+
+#: Keys that a receiver drops or breaks on, then those that pgstats sets itself.
+RESERVED_TAGS = frozenset(
+    {"name", "units", "family", "metric_type", "le", "quantile"}
+    | {"target", "peer", "database", "user", "schema", "table", "reason", "holder"}
+    | {label for query in catalogue.QUERIES for label in query.labels}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of the file.
+
+    ``default`` is written as in the file; None is worked out when the rest is known. ``option``
+    is the command line's name for it, ``PGSTATS_`` and that in capitals the environment's.
+    A ``secret`` is shown as it is written in the file, never with its ${VAR} replaced.
+    """
+
+    key: str
+    parse: Parser
+    default: object
+    help: str
+    option: str = ""
+    secret: bool = False
+
+
+_COLLECT = catalogue.COLLECT
+_tags = values.tags(RESERVED_TAGS)
+
+_TARGET = (
+    Setting("name", values.name, None, "unique; a path component and the label `target`"),
+    Setting("dsn", values.text, None, "any libpq connection string or URI", secret=True),
+    Setting("interval", values.duration, None, "time between polls"),
+    Setting("timeout", values.duration, None, "most time a poll may take"),
+    Setting("tags", _tags, {}, "added to the target's lines in the tag dialects"),
+    Setting("password_file", values.path, "", "file that holds the password", secret=True),
+    Setting("password_command", values.command, "", "prints the password", secret=True),
+)
+
+SECTIONS: dict[str, tuple[Setting, ...]] = {
+    TOP: (
+        Setting("prefix", values.prefix, "pgstats", "first part of every name", "prefix"),
+        Setting("interval", values.duration, "10s", "time between polls", "interval"),
+        Setting("state", values.path, None, "what one-shot runs remember between polls", "state"),
+        Setting("query", values.later, None, "questions of one's own"),
+    ),
+    STATSD: (
+        Setting("url", values.url, "udp://127.0.0.1:8125", "where statsd listens", "statsd"),
+        Setting(
+            "dialect",
+            values.one_of("plain", "dogstatsd", "influx", "graphite"),
+            "plain",
+            "how names and labels are written",
+            "dialect",
+        ),
+        Setting("tags", _tags, {}, "added to every line of the tag dialects"),
+        Setting("rate", values.whole(0), 1000, "datagrams a second, 0 for no limit"),
+        Setting("max_packet", values.whole(64, 65507), 1400, "bytes"),
+        Setting("on_vanish", values.later, None, "last value of a series that is gone"),
+    ),
+    PGBOUNCER: (
+        *_TARGET,
+        Setting("collect", values.some_of(_COLLECT), [*_COLLECT], "SHOW commands asked"),
+        Setting("include_admin", values.flag, False, "also the pseudo-database `pgbouncer`"),
+        Setting("counters", values.later, None, "totals as gauges or as counts"),
+        Setting("sockets", values.later, None, "socket folders of sibling processes"),
+    ),
+    POSTGRES: (
+        *_TARGET,
+        Setting("databases", values.texts, ["*"], "globs of databases; ! leaves out"),
+        Setting("tables", values.budget, 50, "tables shown of each database, the rest folded"),
+        Setting("exclude_tables", values.texts, [], "globs of tables left out"),
+        Setting("pooled", values.flag, False, "the DSN goes through a transaction-mode pool"),
+        Setting("from_pgbouncer", values.later, None, "PgBouncer to take host and port from"),
+    ),
+}
+
+
+def available(section: str) -> Iterable[Setting]:
+    """The settings of a section that this version understands, in order."""
+    return (setting for setting in SECTIONS[section] if setting.parse is not values.later)
+
+
+def heading(section: str) -> str:
+    """How a section is headed in a file."""
+    return f"[[{section}]]" if section in FAMILIES else f"[{section}]" if section else ""
+
+
+def unknown(section: str, key: str) -> str:
+    """What to say about a key that a section does not have: what it has, and what is nearest."""
+    own = [setting.key for setting in available(section)]
+    below = [other for other in SECTIONS if other] if section == TOP else []
+    allowed = ", ".join(own + [heading(other) for other in below])
+    hint = _home(key) or values.did_you_mean(key, own + below)
+    return f"unknown key; allowed are {allowed}{hint}"
+
+
+def _home(key: str) -> str:
+    """The end of a fault that says which section a key belongs to, "" for none."""
+    homes = [home for home in SECTIONS if key in (setting.key for setting in available(home))]
+    places = (heading(home) or "the top of the file, above all sections" for home in homes)
+    return f"; it belongs to {' or '.join(places)}" if homes else ""
