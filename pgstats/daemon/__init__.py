@@ -1,0 +1,6 @@
+"""The loop of `pgstats run`: one job per target, each on its grid, until a signal ends it."""
+
+from pgstats.daemon.jobs import Done, Job
+from pgstats.daemon.loop import serve
+
+__all__ = ["Done", "Job", "serve"]

@@ -1,0 +1,79 @@
+"""Who does the work: a few daemon threads, started on demand and reused."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from pgstats.daemon.jobs import Done, Entry
+
+Report = Callable[[Entry, Done, BaseException | None], None]
+
+#: Enough for a quarter of 500 targets to hang at once without delaying the others.
+MOST_THREADS = 128
+
+#: Bytes. The usual 8 MiB each would be refused under a limit on address space.
+_STACK = 1 << 20
+
+
+class Crew:
+    """Runs entries on at most ``most`` threads; ``report`` is called from those threads.
+
+    The threads are daemons: the end of the process waits for none of them, hanging or not.
+    An entry is handed over only when its last run has been reported, so that what waits for a
+    free thread is never longer than the list of targets.
+    """
+
+    def __init__(self, report: Report, most: int = MOST_THREADS) -> None:
+        self._report = report
+        self._most = most
+        self._threads = 0
+        self._waiting: SimpleQueue[Entry] = SimpleQueue()
+
+    def take(self, entry: Entry) -> None:
+        """Has the entry's job run by the next free thread."""
+        self._waiting.put(entry)
+
+    def grow(self, at_work: int) -> str:
+        """Starts the threads that so many runs at once need; says why it cannot, "" if it can."""
+        try:
+            while self._threads < min(at_work, self._most):
+                self._start()
+        except RuntimeError as error:
+            return f"only {self._threads} worker threads, polls may be late: {error}"
+        return ""
+
+    def drop(self) -> list[Entry]:
+        """Takes back what no thread has begun."""
+        dropped = []
+        try:
+            while True:
+                dropped.append(self._waiting.get_nowait())
+        except Empty:
+            return dropped
+
+    def _start(self) -> None:
+        """Starts one more thread."""
+        usual = threading.stack_size(_STACK)
+        try:
+            threading.Thread(target=self._toil, daemon=True).start()
+        finally:
+            threading.stack_size(usual)
+        self._threads += 1
+
+    def _toil(self) -> None:
+        """The life of a thread."""
+        while True:
+            entry = self._waiting.get()
+            self._report(entry, *_attempt(entry))
+
+
+def _attempt(entry: Entry) -> tuple[Done, BaseException | None]:
+    """Runs the job once and survives whatever it raises."""
+    start = time.monotonic()
+    try:
+        return entry.job.work(entry.skipped), None
+    except BaseException as error:  # even a SystemExit must not end the thread
+        return Done(ok=False, seconds=time.monotonic() - start), error
