@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import sys
@@ -83,14 +84,12 @@ def parse_dsn(dsn: str) -> dict[str, str]:
 
 
 def _dsn_fault(message: str) -> str:
-    prefix = 'invalid connection option "'
-    if message.startswith(prefix):
+    """A safe sentence; a keyword is named only when it is nearly a known one."""
+    if found := re.search(r'invalid connection option "(\w+)"', message):
         import difflib  # noqa: PLC0415
 
-        word = message[len(prefix) :].partition('"')[0]
-        near = difflib.get_close_matches(word, _KEYWORDS, 1)
-        if near:
-            return f'unknown connection keyword "{word}"; did you mean "{near[0]}"?'
+        if near := difflib.get_close_matches(found[1], _KEYWORDS, 1):
+            return f'unknown connection keyword "{found[1]}"; did you mean "{near[0]}"?'
     return (
         "not a libpq connection string; write 'host=... port=... user=... dbname=...' "
         "or 'postgresql://user@host:port/dbname'"

@@ -1,0 +1,66 @@
+"""The catalogue and `pgstats metrics`, its listing."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from pgstats import catalogue
+from pgstats.model import SELF, Metric
+from pgstats.spell import DIALECTS
+from tests.program import pgstats
+
+EVERY = [(query, metric) for query in catalogue.QUERIES for metric in query.metrics]
+
+
+@pytest.mark.parametrize("metric", [metric for _, metric in EVERY], ids=lambda m: m.name)
+def test_each_metric_is_named_as_promised(metric: Metric) -> None:
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", metric.name)
+    assert metric.help[0].isupper() or metric.help[0].isdigit()
+    assert not metric.help.endswith(".")
+    assert metric.kind in ("gauge", "total")
+    if metric.unit:
+        assert metric.name == metric.unit or metric.name.endswith(f"_{metric.unit}")
+
+
+def test_names_are_unique() -> None:
+    names = [(q.family, q.group, m.name) for q, m in EVERY]
+    assert len(names) == len(set(names))
+
+
+def test_the_listing_has_everything() -> None:
+    done = pgstats("metrics", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = json.loads(done.stdout)
+    assert [entry["name"].rsplit(".", 1)[-1] for entry in listed] == [m.name for _, m in EVERY]
+    for entry, (query, _) in zip(listed, EVERY, strict=True):
+        assert set(entry) == {
+            *("name", "line", "unit", "kind", "labels", "source", "since", "until", "help")
+        }
+        assert entry["source"] or query.family == SELF or query.group in ("", "down")
+
+
+def test_versions_are_people_s_versions() -> None:
+    listed = {e["name"]: e for e in json.loads(pgstats("metrics", "--json").stdout)}
+    assert listed["pgbouncer.pools.cl_active_cancel_req"]["since"] == "1.18"
+    assert listed["postgres.tables.n_ins_since_vacuum"]["since"] == "13"
+    assert listed["pgbouncer.state.paused"]["since"] == "1.19"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_text_shows_each_line_in_the_dialect(dialect: str) -> None:
+    pattern = "pgbouncer.pools.cl_active"
+    done = pgstats("metrics", "--dialect", dialect, "--prefix", "ours", pattern)
+    line, text = done.stdout.splitlines()
+    assert line.startswith("ours.pgbouncer.")
+    for part in ("<target>", "<database>", "<user>", "cl_active", ":<value>|g"):
+        assert part in line
+    assert "SHOW POOLS" in text
+
+
+def test_an_unknown_dialect_is_a_usage_error() -> None:
+    done = pgstats("metrics", "--dialect", "klingon")
+    assert done.returncode == 2
+    assert "dogstatsd" in done.stderr
