@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pgstats.config.values import Keys
 from pgstats.errors import ConfigError
 
 _PART = r"""[A-Za-z0-9_-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*'"""
 _KEY = rf"(?:{_PART})(?:[ \t]*\.[ \t]*(?:{_PART}))*"
-#: What stands outside values: the heading of an array's entry or of a table, or a key.
-_STATEMENT = re.compile(
-    rf"\[\[[ \t]*(?P<array>{_KEY})[ \t]*\]\]|\[[ \t]*(?P<table>{_KEY})[ \t]*\]"
-    rf"|(?P<key>{_KEY})[ \t]*="
-)
+#: What stands outside values: a key, or the heading of a table or of an array's entry.
+_STATEMENT = re.compile(rf"(\[\[?)?[ \t]*({_KEY})[ \t]*(?(1)\]\]?|=)")
 #: What a value is made of, as far as finding its end needs it.
 _PIECE = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}|' + r"'''.*?'{3,5}|" + r'"(?:\\.|[^"\\\n])*"|' + r"'[^'\n]*'|"
@@ -27,8 +24,7 @@ _BLANK = re.compile(r"(?:\s|#[^\n]*)*")
 _POSITION = re.compile(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a value comes from, as told by a listing and by a fault; line 0 is not in a file."""
 
     origin: str
@@ -36,13 +32,12 @@ class Place:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A file that was read; the empty one stands for none."""
 
     path: str = ""
-    data: Mapping[str, object] = field(default_factory=dict)
-    lines: Mapping[Keys, int] = field(default_factory=dict)
+    data: Mapping[str, object] = {}
+    lines: Mapping[Keys, int] = {}
 
     def place(self, at: Keys) -> Place:
         """Where a value stands; what the scan did not find stands where its table does."""
@@ -105,22 +100,19 @@ def _scan(source: str) -> Iterator[tuple[Keys, int]]:
     while match := _STATEMENT.search(source, _skip_blank(source, position)):
         line = source.count("\n", 0, match.start()) + 1
         position = match.end()
-        if match["key"]:
-            yield _below(table, _parts(match["key"]), latest), line
+        parts = [part.strip("\"'") for part in re.findall(_PART, match[2])]
+        if match[1]:
+            table = _heading(parts, match[1] == "[[", latest)
+            yield table, line
+        else:
+            yield _below(table, parts, latest), line
             position = _value_end(source, position)
-            continue
-        table = _heading(_parts(match["array"] or match["table"]), bool(match["array"]), latest)
-        yield table, line
 
 
 def _skip_blank(source: str, position: int) -> int:
     """Where the next statement starts: spaces, line breaks and comments lie before it."""
     match = _BLANK.match(source, position)
     return match.end() if match else position
-
-
-def _parts(key: str) -> list[str]:
-    return [part.strip("\"'") for part in re.findall(_PART, key)]
 
 
 def _heading(parts: list[str], array: bool, latest: dict[Keys, int]) -> Keys:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pgstats.config import settings, values
 from pgstats.config.document import Document, Place
@@ -26,8 +25,7 @@ class Source(Protocol):
         """A path that it names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outside:
+class Outside(NamedTuple):
     """An option or a variable of the environment."""
 
     kind: str
@@ -42,8 +40,7 @@ class Outside:
         return path
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """One value as it was given.
 
     ``raw`` still has its ${VAR}, ``replaced`` is what these held; one that is ``broken`` has
@@ -58,8 +55,7 @@ class Given:
     broken: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """All that was given for one section, or one target, and where that starts."""
 
     name: str
@@ -68,8 +64,7 @@ class Section:
     given: Mapping[str, Given]
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One setting merged: its value, how it is shown, from where, and as what it was given."""
 
     value: Any
@@ -81,11 +76,11 @@ class Entry:
 Entries = dict[str, Entry]
 
 
-@dataclass(slots=True)
 class Faults:
     """All that was found wrong so far, each with its line in the file (0: not in the file)."""
 
-    found: list[tuple[int, str]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.found: list[tuple[int, str]] = []
 
     def add(self, source: Source, at: Keys, text: str) -> None:
         """Note what is wrong with one value."""
@@ -97,8 +92,7 @@ class Faults:
         return [text for _, text in sorted(self.found, key=lambda fault: fault[0])]
 
 
-@dataclass(frozen=True, slots=True)
-class _Level:
+class _Level(NamedTuple):
     """The options, or the environment under the names of the options."""
 
     given: Mapping[str, object]
@@ -111,13 +105,12 @@ class _Level:
         if len(dsns) == 1:
             return [by_dsn(family, dsns[0], source)]
         return [
-            by_dsn(family, dsn, replace(source, name=f"{source.name} {number}"))
+            by_dsn(family, dsn, source._replace(name=f"{source.name} {number}"))
             for number, dsn in enumerate(dsns, 1)
         ]
 
 
-@dataclass(slots=True)
-class Givers:
+class Givers(NamedTuple):
     """Everybody who may give a value: an option wins over the environment, that over the file."""
 
     options: Mapping[str, object]

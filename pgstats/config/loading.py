@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgstats.config import document, dsn, values
 from pgstats.config.document import Document
@@ -36,8 +36,7 @@ class Statsd:
     max_packet: int
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(NamedTuple):
     """One value as it may be shown, written as in a file, and where it came from."""
 
     key: str
@@ -147,7 +146,7 @@ def _target(givers: Givers, section: Section, interval: Entry) -> Entries:
         text = 'is missing: where is the server? For example dsn = "host=10.0.0.5 user=pgstats"'
         givers.faults.add(section.source, (*section.at, "dsn"), text)
     command = entries["password_command"]
-    command.shown = values.first_word(command.shown)
+    entries["password_command"] = command._replace(shown=values.first_word(command.shown))
     return entries
 
 
@@ -160,14 +159,15 @@ def _name(targets: list[Entries], givers: Givers, parse_dsn: ParseDsn) -> None:
             text = f'"{entry.value}" is already the name of the target at {first.origin}'
             givers.faults.add(entry.given.source, entry.given.at, f"{text}; names are unique")
     for entries in targets:
-        parameters = _parameters(entries["dsn"], givers.faults, parse_dsn)
+        parameters = _parameters(entries, givers.faults, parse_dsn)
         if entries["name"].value is None:
             name = dsn.free_name(parameters, givers.environ, taken)
             taken[name] = entries["name"] = Entry(name, name)
 
 
-def _parameters(entry: Entry, faults: Faults, parse_dsn: ParseDsn) -> Mapping[str, str]:
-    """A DSN's parameters; from here on it is shown with its secrets masked."""
+def _parameters(entries: Entries, faults: Faults, parse_dsn: ParseDsn) -> Mapping[str, str]:
+    """The parameters of a target's DSN; from here on it is shown with its secrets masked."""
+    entry = entries["dsn"]
     given = entry.given
     parameters: Mapping[str, str] = {}
     if given is None or entry.value is None:
@@ -179,7 +179,7 @@ def _parameters(entry: Entry, faults: Faults, parse_dsn: ParseDsn) -> Mapping[st
         fault = str(error)
     if fault:
         faults.add(given.source, given.at, fault)
-    entry.shown = dsn.masked(parameters, given.replaced)
+    entries["dsn"] = entry._replace(shown=dsn.masked(parameters, given.replaced))
     return parameters
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pgstats import catalogue
 from pgstats.config import values
@@ -22,8 +22,7 @@ RESERVED_TAGS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One key of the file.
 
     ``default`` is written as in the file; None is worked out when the rest is known. ``option``
