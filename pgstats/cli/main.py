@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from pgstats import __version__
-from pgstats.errors import ConfigError, PgstatsError, ShipError, StateLocked
+from pgstats.errors import ConfigError, PgstatsError, StateLocked
 
 # Exit codes beside click's own 2 for usage errors; the table in the README says when.
 OK, FAILED, UNAVAILABLE, BUG, LOCKED, CONFIG, INTERRUPTED = 0, 1, 69, 70, 75, 78, 130
@@ -75,7 +75,7 @@ def _run() -> int:
 def _fault(error: PgstatsError) -> int:
     for line in str(error).splitlines():
         _say(line)
-    codes = ((ConfigError, CONFIG), (ShipError, CONFIG), (StateLocked, LOCKED))
+    codes = ((ConfigError, CONFIG), (StateLocked, LOCKED))
     return next((code for kind, code in codes if isinstance(error, kind)), UNAVAILABLE)
 
 

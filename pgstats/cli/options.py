@@ -9,12 +9,32 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pgstats.errors import ConfigError
 from pgstats.log import Log
 
 if TYPE_CHECKING:
     from pgstats.config import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Seconds(click.ParamType):  # type: ignore[type-arg]
+    """A duration as the configuration writes it."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from pgstats.config import seconds  # noqa: PLC0415
+
+        try:
+            return seconds(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+SECONDS = _Seconds()
 
 _TARGETS = (
     click.option(

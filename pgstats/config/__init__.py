@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from pgstats.config.loading import Config, Statsd, load
 from pgstats.config.showing import show
+from pgstats.config.values import seconds
 
-__all__ = ["Config", "Statsd", "load", "show"]
+__all__ = ["Config", "Statsd", "load", "seconds", "show"]

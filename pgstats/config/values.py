@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pgstats.errors import ConfigError
+
 Parser = Callable[[object], Any]
 #: The keys and indexes that lead to a value: ("postgres", 0, "tables").
 Keys = tuple[str | int, ...]
@@ -97,6 +99,14 @@ def duration(value: object) -> float:
             f'"10s", "2m" or "1h"{near}'
         )
     return seconds
+
+
+def seconds(text: str) -> float:
+    """A duration given on the command line."""
+    try:
+        return duration(text)
+    except Wrong as error:
+        raise ConfigError([str(error)]) from error
 
 
 def spell_duration(seconds: float) -> str:
