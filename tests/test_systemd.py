@@ -106,6 +106,7 @@ def test_settings_that_users_depend_on() -> None:
             "Type": ["notify"],
             "NotifyAccess": ["main"],
             "WatchdogSec": ["60s"],
+            "SyslogIdentifier": ["pgstats"],
             "Restart": ["on-failure"],
             "RestartPreventExitStatus": ["78"],
             "ExecReload": ["/bin/kill -HUP $MAINPID"],
