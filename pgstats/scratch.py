@@ -142,8 +142,8 @@ class Scratch:
         self.binaries = binaries or find_binaries()
         # Always /tmp: $TMPDIR may be too long for a unix socket (107 bytes) or closed to others.
         self.path = Path(tempfile.mkdtemp(prefix="pgstats-", dir="/tmp"))
+        self.path.chmod(0o711)
         self._identity = _unprivileged() if os.geteuid() == 0 else {}
-        self._own(self.path)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._servers: list[Server] = []
         self._lifeline, self._remover = self._watch()
@@ -170,6 +170,17 @@ class Scratch:
         """A new folder that only the servers' user (and root) can enter."""
         path = self.path / name
         path.mkdir(mode=0o700)
+        self._own(path)
+        return path
+
+    def write(self, name: str, text: str) -> Path:
+        """A file that only the servers' user can read, beside its folder.
+
+        Not inside: root must not write where another user may have put a link.
+        """
+        path = self.path / name
+        path.touch(mode=0o600)
+        path.write_text(text, "utf-8")
         self._own(path)
         return path
 
@@ -223,6 +234,7 @@ class Scratch:
                 env=_environment() | dict(secrets or {}),
                 cwd=self.path,
                 timeout=_PATIENCE,
+                start_new_session=True,
                 **self._identity,
             )
         except OSError as error:
@@ -278,7 +290,7 @@ class Server:
     @property
     def log(self) -> Path:
         """The file that holds all it ever said."""
-        return self.folder / "log"
+        return self.scratch.path / f"{self.name}.log"
 
     @property
     def host(self) -> str:
@@ -402,11 +414,12 @@ class Cluster(Server):
     def configure(self) -> None:
         """Write postgresql.conf."""
         lines = [f"{key} = {_quoted(value)}\n" for key, value in self.settings.items()]
-        (self.data / "postgresql.conf").write_text("".join(lines), "utf-8")
+        self._conf = self.scratch.write(f"{self.name}.conf", "".join(lines))
 
     def command(self) -> Sequence[str | Path]:
         """The postmaster in the foreground: our child, so that it can die with us."""
-        return [self.scratch.binaries.postgres / "postgres", "-D", self.data]
+        postgres = self.scratch.binaries.postgres / "postgres"
+        return [postgres, "-D", self.data, "-c", f"config_file={self._conf}"]
 
     def ready(self) -> bool:
         """Whether the postmaster says so in its pid file; its port answers earlier."""
@@ -472,22 +485,22 @@ class Bouncer(Server):
             "listen_port": self.port,
             "unix_socket_dir": self.host,
             "auth_type": auth_type,
-            "auth_file": self.folder / "userlist.txt",
+            "auth_file": self.scratch.path / f"{name}.users",
             "admin_users": ", ".join(admin_users),
             "stats_users": ", ".join(stats_users),
             "pool_mode": pool_mode,
         } | dict(settings or {})
 
     def configure(self) -> None:
-        """Write pgbouncer.ini and userlist.txt."""
+        """Write its ini file and its list of users."""
         ini = _section("databases", self.databases) + _section("pgbouncer", self.settings)
-        (self.folder / "pgbouncer.ini").write_text(ini, "utf-8")
+        self._ini = self.scratch.write(f"{self.name}.ini", ini)
         users = [f"{_listed(name)} {_listed(secret)}\n" for name, secret in self.users.items()]
-        (self.folder / "userlist.txt").write_text("".join(users), "utf-8")
+        self.scratch.write(f"{self.name}.users", "".join(users))
 
     def command(self) -> Sequence[str | Path]:
         """PgBouncer in the foreground."""
-        return [self.scratch.binaries.pgbouncer, self.folder / "pgbouncer.ini"]
+        return [self.scratch.binaries.pgbouncer, self._ini]
 
     def ready(self) -> bool:
         """Whether it takes connections; the unix socket is the last one it opens."""
