@@ -53,10 +53,11 @@ class Metric:
     command, or an SQL expression over the ``source`` of its `Query`. ``sql`` is what pgstats
     asks instead when that is cheaper. ``plus`` adds further columns, each with its factor
     (``maxwait`` + 0.000001 x ``maxwait_us``). ``formerly`` are the names older servers gave the
-    same column. ``words`` are the numbers that stand for a text column's values. ``folded`` says
-    that rows folded into ``_other`` are summed for it. ``since`` and ``until`` are server
-    versions as libpq numbers them (150018, 11800); ``until`` is the first one without it;
-    0 leaves the side open.
+    same column. ``words`` are the numbers that stand for a text column's values, "*" for any
+    other. ``fold`` (sum, max, mean) says how rows that become one are combined. ``since`` and
+    ``until`` are server versions as libpq numbers them (150018, 11800); ``until`` is the first
+    one without it; 0 leaves the side open. From ``wrong_since`` on until before ``right_since``
+    servers give a wrong number, which is not sent.
     """
 
     name: str
@@ -68,9 +69,11 @@ class Metric:
     plus: Mapping[str, float] = field(default_factory=dict)
     formerly: tuple[str, ...] = ()
     words: Mapping[str, float] = field(default_factory=dict)
-    folded: bool = False
+    fold: str = ""
     since: int = 0
     until: int = 0
+    wrong_since: int = 0
+    right_since: int = 0
 
     def origin(self) -> str:
         """The server's own word for this number: a column or an expression."""
@@ -79,6 +82,10 @@ class Metric:
     def on(self, version: int) -> bool:
         """Whether a server of that version can answer it."""
         return self.since <= version and not 0 < self.until <= version
+
+    def right(self, version: int) -> bool:
+        """Whether what a server of that version answers can be believed."""
+        return not self.wrong_since <= version < self.right_since
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,9 @@ class Query:
     "". ``sql`` is the SHOW command, or a SELECT with ``{columns}`` where the metrics go.
     ``source`` is the relation a person would ask instead. ``ignored`` are columns (or glob
     patterns) known and left out on purpose. In ``pairs`` each row is a name and its value, and
-    these are the two columns.
+    these are the two columns. With a ``budget``, rows with the same labels are folded into one,
+    and all but so many of the largest into one more. ``default`` queries are asked unless the
+    configuration says otherwise.
     """
 
     family: str
@@ -101,6 +110,8 @@ class Query:
     labels: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     pairs: tuple[str, str] | None = None
+    budget: int | None = None
+    default: bool = True
     per_database: bool = False  # asked in each database rather than once in the cluster
     primary_only: bool = False  # meaningless on a standby
     since: int = 0
@@ -108,10 +119,6 @@ class Query:
     def on(self, version: int) -> tuple[Metric, ...]:
         """The metrics a server of that version can answer, in order."""
         return tuple(metric for metric in self.metrics if metric.on(version))
-
-    def folds(self) -> bool:
-        """Whether rows beyond a budget are folded into one, which carries no labels."""
-        return any(metric.folded for metric in self.metrics)
 
     def select(self, version: int) -> str:
         """The SQL for a server of that version, its columns named like the metrics.
@@ -123,12 +130,12 @@ class Query:
         asked = [f"{metric.sql or metric.origin()} AS {metric.name}" for metric in metrics]
         return self.sql.format(
             columns=",\n       ".join(asked),
-            each=",\n       ".join(a for a, m in zip(asked, metrics, strict=True) if m.folded),
+            each=",\n       ".join(a for a, m in zip(asked, metrics, strict=True) if m.fold),
             rest=",\n       ".join(
-                m.name if m.folded else a for a, m in zip(asked, metrics, strict=True)
+                m.name if m.fold else a for a, m in zip(asked, metrics, strict=True)
             ),
             folded=",\n       ".join(
-                f"coalesce(sum({m.name}), 0)::bigint" if m.folded else "NULL" for m in metrics
+                f"coalesce({m.fold}({m.name}), 0)::bigint" if m.fold else "NULL" for m in metrics
             ),
         )
 
@@ -148,7 +155,7 @@ class Target:
     timeout: float = 8.0
     tags: Mapping[str, str] = field(default_factory=dict)
     password_file: str = ""
-    password_command: str = ""
+    password_command: str = field(default="", repr=False)
     passfile: str = ""  # a file in the form of ~/.pgpass that pgstats reads itself
     collect: tuple[str, ...] = ()
     include_admin: bool = False

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2.extensions import parse_dsn as libpq_parse
 
-from pgstats.catalogue import COLLECT
+from pgstats.catalogue import COLLECTED
 from pgstats.config import Config, load, loading, show
 from pgstats.config.settings import SECTIONS, available
 from pgstats.config.values import later
@@ -87,7 +87,7 @@ def test_every_default_is_the_promised_one(tmp_path: Path) -> None:
     assert (statsd.tags, statsd.rate, statsd.max_packet) == ({}, 1000, 1400)
     front, main = config.targets
     assert (front.family, main.family) == (PGBOUNCER, POSTGRES)
-    assert (front.collect, front.include_admin) == (COLLECT, False)
+    assert (front.collect, front.include_admin) == (COLLECTED, False)
     assert (main.databases, main.tables, main.exclude_tables) == (("*",), 50, ())
     assert (main.pooled, main.password_file, main.password_command) == (False, "", "")
     assert (main.tags, main.interval, main.timeout, main.passfile) == ({}, 10.0, 8.0, "")

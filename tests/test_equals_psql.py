@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
@@ -49,28 +51,41 @@ def rows(dsn: str, sql: str) -> list[dict[str, str]]:
 
 def read(metric: Metric, row: dict[str, str]) -> float | None:
     """A metric's value out of a row of psql."""
+    if metric.column == "*":
+        return 1
     names = (metric.origin(), *metric.formerly)
     text = next((row[name] for name in names if name in row), None)
-    if text in (None, ""):
+    if text is None or not (text or metric.words):
         return None
-    if text in metric.words:
-        return metric.words[str(text)]
-    return float(str(text)) + sum(float(row[c]) * factor for c, factor in metric.plus.items())
+    if metric.words:
+        return metric.words.get(text, metric.words.get("*"))
+    return float(text) + sum(float(row[c]) * factor for c, factor in metric.plus.items())
+
+
+FOLDS: dict[str, Callable[[list[float]], float]] = {
+    "sum": sum,
+    "max": max,
+    "mean": statistics.fmean,
+    "": max,
+}
 
 
 def shown_by_console(query: Query, bouncer: Bouncer) -> Values:
     found = rows(bouncer.dsn("pgbouncer", "stats"), query.sql)
     if query.pairs:
         found = [{row[query.pairs[0]]: row[query.pairs[1]] for row in found}]
-    values = {}
+    values: dict[tuple[str, int], list[float]] = {}
     for row in found:
         labels = [row[column] for column in query.labels.values()]
         if labels[:1] != ["pgbouncer"]:
-            for metric in query.metrics:
+            for at, metric in enumerate(query.metrics):
                 if (value := read(metric, row)) is not None:
-                    name = [*map(clean, labels), metric.name]
-                    values[".".join(["pgstats.pgbouncer.front", query.group, *name])] = value
-    return values
+                    name = ".".join([query.group, *map(clean, labels), metric.name])
+                    values.setdefault((f"pgstats.pgbouncer.front.{name}", at), []).append(value)
+    counted = {name: FOLDS[query.metrics[at].fold](v) for (name, at), v in values.items()}
+    if query.budget == 1:
+        counted[f"pgstats.pgbouncer.front.{query.group}.count"] = len(found)
+    return counted
 
 
 def shown_by_server(query: Query, cluster: Cluster) -> Values:
@@ -112,6 +127,7 @@ def test_every_gauge_equals_what_psql_shows(filled: Cluster, bouncer: Bouncer) -
         [[pgbouncer]]
         name = "front"
         dsn = "{bouncer.dsn("pgbouncer", "stats")}"
+        collect = {list(catalogue.COLLECT)}
         [[postgres]]
         name = "main"
         dsn = "{filled.dsn()}"

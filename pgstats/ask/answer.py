@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeGuard
 
-from pgstats.model import OTHER, Frame, Metric, Number, Query
+from pgstats.model import OTHER, Frame, Metric, Number, Query, Row
 
 Columns = Mapping[str, bool]  # name of a column -> whether it is a number
 Rows = Sequence[tuple[Any, ...]]
@@ -15,6 +15,7 @@ Rows = Sequence[tuple[Any, ...]]
 
 def frame(
     query: Query,
+    version: int,
     columns: Columns,
     rows: Rows,
     *,
@@ -34,15 +35,62 @@ def frame(
     )
     strange = _strange(query, columns)
     metrics = (*query.metrics, *(_passed_on(name) for name in strange if columns[name]))
-    picked = [(m, values) for m in metrics if (values := _values(m, by_name)) is not None]
-    null = OTHER if query.folds() else "none"
+    picked = [
+        (metric, values)
+        for metric in metrics
+        if metric.right(version) and (values := _values(metric, by_name, len(rows))) is not None
+    ]
     labels: list[Iterable[object]] = [[value] * len(rows) for value in shared]
-    for label, column in list(query.labels.items())[len(shared) :]:
-        values = by_name[column if column in by_name else label]
-        labels.append([null if value is None else str(value) for value in values])
+    labels += _own_labels(query, by_name, len(rows))[len(shared) :]
+    chosen = tuple(metric for metric, _ in picked)
     answered = list(zip(*labels, *(values for _, values in picked), strict=True))
-    found = Frame(query, tuple(metric for metric, _ in picked), answered, target, tags or {})
-    return found, len(strange)
+    if query.budget is not None:
+        answered = _folded(answered, chosen, len(labels), query.budget)
+    return Frame(query, chosen, answered, target, tags or {}), len(strange)
+
+
+def _own_labels(
+    query: Query, by_name: Mapping[str, Sequence[Any]], length: int
+) -> list[Sequence[object]]:
+    """The labels' columns as text. NULL is "none", but in a SELECT it marks the folded rest."""
+    null = OTHER if query.budget is None and any(m.fold for m in query.metrics) else "none"
+    found: list[Sequence[object]] = []
+    for label, column in query.labels.items():
+        values = by_name.get(column, by_name.get(label, [None] * length))
+        found.append([null if value is None else str(value) for value in values])
+    return found
+
+
+_FOLDS: Mapping[str, Callable[[list[Number]], Number | None]] = {
+    "sum": sum,
+    "max": lambda numbers: max(numbers, default=None),
+    "mean": lambda numbers: round(sum(numbers) / len(numbers), 6) if numbers else None,
+}
+
+
+def _folded(rows: Sequence[Row], metrics: Sequence[Metric], width: int, budget: int) -> list[Row]:
+    """Rows with equal labels as one; all but the ``budget`` largest groups as one more."""
+    groups: dict[Row, list[Row]] = {} if width else {(): []}
+    for row in rows:
+        groups.setdefault(row[:width], []).append(row)
+    if len(groups) > budget:
+        ranked = sorted(groups, key=lambda labels: (-len(groups[labels]), labels))
+        rest = [row for labels in ranked[budget:] for row in groups.pop(labels)]
+        groups[(OTHER,) * width] = rest
+    return [
+        (
+            *labels,
+            *(
+                _FOLDS[metric.fold or "sum"]([n for row in found if _is_number(n := row[at])])
+                for at, metric in enumerate(metrics, width)
+            ),
+        )
+        for labels, found in groups.items()
+    ]
+
+
+def _is_number(value: object) -> TypeGuard[Number]:
+    return value is not None
 
 
 def _turn(pairs: tuple[str, str], columns: Columns, rows: Rows) -> tuple[Columns, Rows]:
@@ -53,8 +101,12 @@ def _turn(pairs: tuple[str, str], columns: Columns, rows: Rows) -> tuple[Columns
     return dict.fromkeys(found, number), [tuple(found.values())]
 
 
-def _values(metric: Metric, by_name: Mapping[str, Sequence[Any]]) -> Sequence[Number | None] | None:
+def _values(
+    metric: Metric, by_name: Mapping[str, Sequence[Any]], length: int
+) -> Sequence[Number | None] | None:
     """The metric's numbers, one per row, or None when the answer has no such column."""
+    if metric.column == "*":
+        return [1] * length
     names = (metric.name, metric.origin(), *metric.formerly)
     name = next((name for name in names if name in by_name), None)
     if name is None:
@@ -89,8 +141,8 @@ def number(value: object, words: Mapping[str, float]) -> Number | None:
     if isinstance(value, int):
         return int(value)
     text = str(value).strip()
-    if text in words:
-        return words[text]
+    if words:
+        return words.get(text, words.get("*"))
     try:
         return int(text)
     except ValueError:

@@ -13,6 +13,7 @@ from pgstats.ask.answer import frame
 from pgstats.ask.connection import Connection, parse_dsn
 from pgstats.ask.failure import failure, remedy
 from pgstats.ask.password import password
+from pgstats.catalogue import COLLECTED
 from pgstats.catalogue.pgbouncer import QUERIES
 from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, Frame, Poll, Query, Target
@@ -66,12 +67,12 @@ class PgBouncerAsker:
         if name and not self.target.include_admin:
             at = list(columns).index(name)
             rows = [row for row in rows if row[at] != ADMIN]
-        return frame(query, columns, rows, target=self.target.name)
+        return frame(query, console.version, columns, rows, target=self.target.name)
 
 
 def wanted(target: Target, version: int) -> list[Query]:
     """The commands to send: those asked for that this version has."""
-    return [q for q in QUERIES if q.since <= version and q.group in (target.collect or (q.group,))]
+    return [q for q in QUERIES if q.since <= version and q.group in (target.collect or COLLECTED)]
 
 
 def connect(target: Target, until: float) -> Connection:

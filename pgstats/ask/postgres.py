@@ -188,7 +188,7 @@ class Session:
     def answer(self, query: Any, poll: Poll, parameters: dict[str, object] | None = None) -> Frame:
         """The frame of one query of the catalogue."""
         columns, rows = self.ask(query.select(self.version), parameters, query.group)
-        return frame(query, columns, rows, target=poll.target.name)[0]
+        return frame(query, self.version, columns, rows, target=poll.target.name)[0]
 
     def close(self) -> None:
         """Close the connection."""
@@ -218,8 +218,8 @@ def tables(session: Session, database: str, poll: Poll) -> list[Frame]:
         "tables",
     )
     name = poll.target.name
-    found, _ = frame(TABLES, columns, rows, target=name, shared=(database,))
-    sums, _ = frame(TOTALS, *_sums(columns, rows), target=name, shared=(database,))
+    found, _ = frame(TABLES, session.version, columns, rows, target=name, shared=(database,))
+    sums, _ = frame(TOTALS, session.version, *_sums(columns, rows), target=name, shared=(database,))
     poll.counts["tables_folded"] += sum(row[2] for row in rows if row[0] is None)
     return [found, sums]
 

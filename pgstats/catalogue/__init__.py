@@ -7,5 +7,6 @@ from pgstats.model import Query
 
 QUERIES: tuple[Query, ...] = (*pgbouncer.QUERIES, *postgres.QUERIES, *own.QUERIES)
 
-#: What `collect` of a PgBouncer may name.
+#: What `collect` of a PgBouncer may name, and what it names when nobody says.
 COLLECT = tuple(query.group for query in pgbouncer.QUERIES)
+COLLECTED = tuple(query.group for query in pgbouncer.QUERIES if query.default)

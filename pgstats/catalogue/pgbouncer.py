@@ -224,4 +224,194 @@ CONFIG = Query(
     ),
 )
 
-QUERIES = (STATS, POOLS, LISTS, DATABASES, STATE, CONFIG)
+TOTALS = Query(
+    PGBOUNCER,
+    "totals",
+    sql="SHOW TOTALS",
+    source="SHOW TOTALS",
+    pairs=("name", "value"),
+    default=False,  # the sums of STATS, for those who have too many databases
+    ignored=("avg_*",),
+    metrics=(
+        _total("total_server_assignment_count", "Servers assigned to clients", since=12300),
+        _total("total_xact_count", "Transactions pooled"),
+        _total("total_query_count", "Queries pooled, BEGIN and COMMIT included"),
+        _total("total_client_bytes", "Bytes read from clients", unit="bytes"),
+        _total("total_server_bytes", "Bytes read from servers", unit="bytes"),
+        _total(
+            "total_xact_time_us",
+            "Time clients spent in transactions, waiting for a server included",
+            column="total_xact_time",
+            unit="us",
+        ),
+        _total(
+            "total_query_time_us",
+            "Time clients spent in queries, waiting for a server included",
+            column="total_query_time",
+            unit="us",
+        ),
+        _total(
+            "total_wait_time_us",
+            "Time clients waited for a server",
+            column="total_wait_time",
+            unit="us",
+        ),
+        _total("total_ps_client_parse_count", "Statements prepared by clients", since=12400),
+        _total("total_ps_server_parse_count", "Statements prepared on servers", since=12400),
+        _total("total_ps_bind_count", "Prepared statements bound by clients", since=12400),
+        _total("total_client_login_count", "Logins of clients", since=12502),
+    ),
+)
+
+USERS = Query(
+    PGBOUNCER,
+    "users",
+    sql="SHOW USERS",
+    source="SHOW USERS",
+    labels={"user": "name"},
+    default=False,
+    ignored=("pool_mode",),
+    metrics=(
+        Metric(
+            "pool_size",
+            "Servers allowed for each pool of the user; not sent where unset",
+            since=12300,
+            # One user's setting shows for all others.
+            wrong_since=12300,
+            right_since=12503,
+        ),
+        Metric(
+            "reserve_pool_size",
+            "Additional servers allowed for each pool of the user; not sent where unset",
+            since=12400,
+            wrong_since=12400,
+            right_since=12503,
+        ),
+        Metric("max_user_connections", "Servers allowed for the user; 0 is no limit", since=12300),
+        Metric("current_connections", "Servers connected for the user", since=12300),
+        Metric(
+            "max_user_client_connections",
+            "Clients allowed for the user; 0 is no limit",
+            since=12400,
+        ),
+        Metric("current_client_connections", "Clients connected as the user", since=12400),
+    ),
+)
+
+
+def _connections(group: str, *metrics: Metric) -> Query:
+    """SHOW CLIENTS or SHOW SERVERS, a row per connection, counted by what they have in common."""
+    return Query(
+        PGBOUNCER,
+        group,
+        sql=f"SHOW {group.upper()}",
+        source=f"SHOW {group.upper()}",
+        labels={
+            "database": "database",
+            "user": "user",
+            "state": "state",
+            "application_name": "application_name",
+        },
+        default=False,
+        budget=50,
+        ignored=(
+            *("type", "replication", "addr", "port", "local_addr", "local_port", "connect_time"),
+            *("request_time", "wait", "wait_us", "ptr", "link", "remote_pid", "id"),
+        ),
+        metrics=(
+            Metric("count", f"Number of {group}", column="*", fold="sum"),
+            *metrics,
+            Metric(
+                "close_needed", "To be closed as soon as they are idle", fold="sum", since=10900
+            ),
+            Metric(
+                "tls_ratio",
+                "Share of those that use TLS",
+                unit="ratio",
+                column="tls",
+                words={"": 0, "*": 1},
+                fold="mean",
+            ),
+            Metric("prepared_statements", "Prepared statements held", fold="sum", since=12100),
+        ),
+    )
+
+
+CLIENTS = _connections(
+    "clients",
+    Metric(
+        "oldest_wait_seconds",
+        "Longest time since a client's query arrived: its wait, or its run while active",
+        unit="seconds",
+        column="wait",
+        plus={"wait_us": 1e-6},
+        fold="max",
+    ),
+)
+SERVERS = _connections("servers")
+
+MEM = Query(
+    PGBOUNCER,
+    "mem",
+    sql="SHOW MEM",
+    source="SHOW MEM",
+    labels={"cache": "name"},
+    default=False,
+    budget=100,  # a cache may be listed twice (db_cache in 1.19)
+    metrics=(
+        Metric("size_bytes", "Size of one slot", unit="bytes", column="size", fold="max"),
+        Metric("used", "Slots in use", fold="sum"),
+        Metric("free", "Slots kept for reuse", fold="sum"),
+        Metric("memtotal_bytes", "Memory held", unit="bytes", column="memtotal", fold="sum"),
+    ),
+)
+
+PEERS = Query(
+    PGBOUNCER,
+    "peers",
+    sql="SHOW PEERS",
+    source="SHOW PEERS",
+    labels={"peer_id": "peer_id"},
+    default=False,
+    since=11900,
+    ignored=("host", "port"),
+    metrics=(Metric("pool_size", "Connections allowed to the sibling"),),
+)
+
+PEER_POOLS = Query(
+    PGBOUNCER,
+    "peer_pools",
+    sql="SHOW PEER_POOLS",
+    source="SHOW PEER_POOLS",
+    labels={"peer_id": "peer_id"},
+    default=False,
+    since=11900,
+    metrics=(
+        Metric("cl_active_cancel_req", "Cancellations on their way to the sibling"),
+        Metric("cl_waiting_cancel_req", "Cancellations that wait to be sent to the sibling"),
+        Metric("sv_active_cancel", "Connections that forward a cancellation"),
+        Metric("sv_login", "Connections logging in"),
+    ),
+)
+
+
+def _rows(group: str, text: str, ignored: tuple[str, ...]) -> Query:
+    return Query(
+        PGBOUNCER,
+        group,
+        sql=f"SHOW {group.upper()}",
+        source=f"SHOW {group.upper()}",
+        default=False,
+        budget=1,
+        ignored=ignored,
+        metrics=(Metric("count", text, column="*", fold="sum"),),
+    )
+
+
+DNS_HOSTS = _rows("dns_hosts", "Host names in the DNS cache", ("hostname", "ttl", "addrs"))
+DNS_ZONES = _rows("dns_zones", "DNS zones watched", ("zonename", "serial", "count"))
+
+QUERIES = (
+    *(STATS, POOLS, LISTS, DATABASES, STATE, CONFIG),
+    *(TOTALS, USERS, CLIENTS, SERVERS, MEM, PEERS, PEER_POOLS, DNS_HOSTS, DNS_ZONES),
+)

@@ -119,9 +119,7 @@ def _times(name: str, text: str) -> Metric:
 
 
 def _rows(name: str, text: str, function: str, *, since: int = 0) -> Metric:
-    return Metric(
-        name, text, column=f"s.{name}", sql=f"{function}(c.oid)", folded=True, since=since
-    )
+    return Metric(name, text, column=f"s.{name}", sql=f"{function}(c.oid)", fold="sum", since=since)
 
 
 TABLES = Query(
@@ -212,7 +210,7 @@ TOTALS = Query(
                 since=m.since,
             )
             for m in TABLES.metrics
-            if m.folded
+            if m.fold
         ),
         Metric("tables", "User tables, partitioned parents left out", column="count(*)"),
     ),

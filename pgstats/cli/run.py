@@ -62,4 +62,4 @@ def _job(target: Target, cycle: Cycle, log: Log) -> Job:
         log.state(f"statsd at {cycle.wire.url}", cycle.wire.fault)
         return Done(ok=poll.ok, seconds=poll.seconds)
 
-    return Job(target.name, target.interval, work, one.close)
+    return Job(target.name, target.interval, work, one.close, target.timeout)

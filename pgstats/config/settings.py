@@ -38,7 +38,6 @@ class Setting(NamedTuple):
     secret: bool = False
 
 
-_COLLECT = catalogue.COLLECT
 _tags = values.tags(RESERVED_TAGS)
 
 _TARGET = (
@@ -74,7 +73,12 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
     ),
     PGBOUNCER: (
         *_TARGET,
-        Setting("collect", values.some_of(_COLLECT), [*_COLLECT], "SHOW commands asked"),
+        Setting(
+            "collect",
+            values.some_of(catalogue.COLLECT),
+            [*catalogue.COLLECTED],
+            "SHOW commands asked",
+        ),
         Setting("include_admin", values.flag, False, "also the pseudo-database `pgbouncer`"),
         Setting("counters", values.later, None, "totals as gauges or as counts"),
         Setting("sockets", values.later, None, "socket folders of sibling processes"),
