@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 Number = int | float
-Row = tuple[object, ...]
+Row = tuple[Any, ...]
 
 PGBOUNCER = "pgbouncer"
 POSTGRES = "postgres"

@@ -1,0 +1,161 @@
+"""Recorded answers of PgBouncer 1.8 to 1.24, through the code that reads the live console."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgstats.ask.answer import frame
+from pgstats.ask.connection import NUMERIC
+from pgstats.ask.pgbouncer import wanted
+from pgstats.catalogue import COLLECT, pgbouncer
+from pgstats.model import OTHER, PGBOUNCER, Metric, Query, Target
+
+FOLDER = Path(__file__).parent / "data" / "pgbouncer-shows"
+VERSIONS = sorted(
+    (path.stem for path in FOLDER.glob("*.json")),
+    key=lambda name: [int(part) for part in name.split("-")[0].split(".")],
+)
+ALL = Target(PGBOUNCER, "front", "", collect=COLLECT)
+
+
+def number_of(version: str) -> int:
+    """1.18.0-deb as libpq numbers it: 11800."""
+    major, minor, patch = version.partition("-")[0].split(".")
+    return int(major) * 10000 + int(minor) * 100 + int(patch)
+
+
+@cache
+def shows(version: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FOLDER / f"{version}.json").read_text())["shows"]
+    return found
+
+
+def answer(version: str, query: Query) -> tuple[dict[str, bool], list[tuple[Any, ...]]]:
+    """The columns and rows as psycopg2 gives them: numeric as Decimal where none was asked."""
+    show = shows(version)[query.sql.removeprefix("SHOW ")]
+    columns = {c["name"]: c["type_oid"] in NUMERIC for c in show["columns"]}
+    kinds = [Decimal if c["type_oid"] == 1700 else lambda value: value for c in show["columns"]]
+    rows = [
+        tuple(None if v is None else k(v) for k, v in zip(kinds, row, strict=True))
+        for row in show["rows"]
+    ]
+    return columns, rows
+
+
+CASES = [
+    pytest.param(version, query, id=f"{version}-{query.group}")
+    for version in VERSIONS
+    for query in wanted(ALL, number_of(version))
+]
+
+
+@pytest.mark.parametrize(("version", "query"), CASES)
+def test_every_declared_metric_has_the_recorded_value(version: str, query: Query) -> None:
+    columns, rows = answer(version, query)
+    found, strange = frame(query, number_of(version), columns, rows, target="front")
+    assert strange == 0
+    expected = [m for m in query.on(number_of(version)) if m.right(number_of(version))]
+    if query.pairs:  # a recording may lack a key that is compiled in or out
+        key = list(columns).index(query.pairs[0])
+        names = {row[key] for row in rows}
+        expected = [m for m in expected if names & {m.origin(), *m.formerly}]
+    assert found.metrics == tuple(expected)
+    if query.budget is None:
+        for row, recorded in zip(found.rows, records(query, columns, rows), strict=True):
+            for metric, value in zip(expected, row[len(query.labels) :], strict=True):
+                assert value == truth(metric, recorded), metric.name
+
+
+def records(query: Query, columns: dict[str, bool], rows: Sequence[Any]) -> list[dict[str, Any]]:
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    if query.pairs:
+        return [{row[query.pairs[0]]: row[query.pairs[1]] for row in named}]
+    return named
+
+
+def truth(metric: Metric, row: dict[str, Any]) -> Any:
+    name = next(name for name in (metric.origin(), *metric.formerly) if name in row)
+    if metric.words:
+        return metric.words.get(str(row[name]))
+    if row[name] is None or row[name] == "":
+        return None
+    return pytest.approx(
+        float(row[name]) + sum(float(row[c]) * factor for c, factor in metric.plus.items())
+    )
+
+
+def test_every_since_in_the_catalogue_is_true() -> None:
+    """A column is there from the version that the catalogue names on, and not before."""
+    for version in VERSIONS:
+        for query in wanted(ALL, number_of(version)):
+            columns, rows = answer(version, query)
+            names = set(columns)
+            if query.pairs:
+                names = {row[list(columns).index(query.pairs[0])] for row in rows}
+            if query.sql in ("SHOW TOTALS", "SHOW CONFIG"):
+                continue  # recorded in part, or with keys that depend on how it was built
+            for metric in query.metrics:
+                there = metric.column == "*" or bool(names & {metric.origin(), *metric.formerly})
+                assert there == metric.on(number_of(version)), (version, query.sql, metric.name)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_connections_are_counted_by_what_they_have_in_common(version: str) -> None:
+    for query in (pgbouncer.CLIENTS, pgbouncer.SERVERS):
+        columns, rows = answer(version, query)
+        found, _ = frame(query, number_of(version), columns, rows, target="front")
+        at = [m.name for m in found.metrics].index("count") + len(query.labels)
+        assert sum(row[at] for row in found.rows) == len(rows)
+        assert len({row[: len(query.labels)] for row in found.rows}) == len(found.rows)
+
+
+def test_connections_beyond_the_budget_are_folded() -> None:
+    columns = {"database": False, "user": False, "state": False, "wait": True, "wait_us": True}
+    rows = [(f"db{n % 70}", "me", "active", n, 500_000) for n in range(700)]
+    found, _ = frame(pgbouncer.CLIENTS, 10800, columns, rows, target="front")
+    assert len(found.rows) == 51
+    assert found.rows[-1][:4] == (OTHER,) * 4
+    assert sum(row[4] for row in found.rows) == 700
+    assert max(row[5] for row in found.rows) == 699.5
+
+
+def test_a_version_nobody_has_recorded() -> None:
+    """Unknown columns are counted and passed on, missing ones left out, in any order."""
+    columns = {
+        "shiny_new": True,
+        "maxwait": True,
+        "user": False,
+        "Odd Näme": True,
+        "database": False,
+        "cl_active": True,
+        "a_text": False,
+    }
+    rows = [(7, 3, "me", 9, "shop", Decimal(4), "x")]
+    found, strange = frame(pgbouncer.POOLS, 20000, columns, rows, target="front")
+    assert strange == 3
+    assert found.rows == [("shop", "me", 4, 3, 7, 9)]
+    names = [m.name for m in found.metrics]
+    assert names == ["cl_active", "maxwait_seconds", "shiny_new", "odd_n_me"]
+
+
+def test_pool_sizes_of_users_are_withheld_where_they_are_wrong() -> None:
+    columns, rows = answer("1.24.1", pgbouncer.USERS)
+    wrong, strange = frame(pgbouncer.USERS, 12401, columns, rows, target="front")
+    right, _ = frame(pgbouncer.USERS, 12600, columns, rows, target="front")
+    assert "pool_size" not in [m.name for m in wrong.metrics]
+    assert strange == 0
+    assert "pool_size" in [m.name for m in right.metrics]
+
+
+def test_text_numbers_are_read() -> None:
+    columns = {"name": False, "pool_size": False, "current_connections": True}
+    rows = [("a", "        7", 1), ("b", "", None)]
+    found, _ = frame(pgbouncer.USERS, 12600, columns, rows, target="front")
+    assert found.rows == [("a", 7, 1), ("b", None, None)]
