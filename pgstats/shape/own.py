@@ -1,4 +1,4 @@
-"""Adds to a poll's answers what pgstats itself says of the target and of the poll. Pure."""
+"""What pgstats itself says of a target and of its poll."""
 
 from __future__ import annotations
 

@@ -1,0 +1,5 @@
+"""Adds to a poll's answers what follows from them. Pure: frames and a memory in, frames out."""
+
+from pgstats.shape.own import frames, shipping
+
+__all__ = ["frames", "shipping"]
