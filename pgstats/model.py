@@ -59,12 +59,15 @@ class Metric:
     ``until`` are server versions as libpq numbers them (150018, 11800); ``until`` is the first
     one without it; 0 leaves the side open. From ``wrong_since`` on until before ``right_since``
     servers give a wrong number, which is not sent.
+
+    A derived metric is what the totals in ``of``, each with its factor, grew by since the last
+    poll, divided by what the total ``per`` grew by ("seconds": by the time between; "": by 1).
     """
 
     name: str
     help: str
     unit: str = ""
-    kind: str = "gauge"  # gauge: a level; total: counts up since the server's start or reset
+    kind: str = "gauge"  # a level; total: counts up since a start or reset; count: since last time
     column: str = ""
     sql: str = ""
     plus: Mapping[str, float] = field(default_factory=dict)
@@ -75,6 +78,8 @@ class Metric:
     until: int = 0
     wrong_since: int = 0
     right_since: int = 0
+    of: Mapping[str, float] = field(default_factory=dict)
+    per: str = ""
 
     def origin(self) -> str:
         """The server's own word for this number: a column or an expression."""
@@ -159,6 +164,7 @@ class Target:
     password_command: str = field(default="", repr=False)
     passfile: str = ""  # a file in the form of ~/.pgpass that pgstats reads itself
     collect: tuple[str, ...] = ()
+    counters: str = "gauge"
     include_admin: bool = False
     databases: tuple[str, ...] = ("*",)
     tables: int | None = 50
@@ -210,6 +216,7 @@ class Poll:
     version: int = 0
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
+    draining: bool = False  # a PgBouncer that takes no new clients over TCP any more
 
     @property
     def up(self) -> bool:

@@ -22,6 +22,9 @@ _REST = str(OTHER)
 _UNFIT_PART = re.compile(r"[^A-Za-z0-9_-]")
 _UNFIT_VALUE = re.compile(r"[^A-Za-z0-9_.-]")
 
+# What statsd calls a metric's kind, where it is no gauge. A total is a gauge that only grows.
+_TYPES = {"count": "c"}
+
 # Stand in a template for what differs from row to row; no sanitised text holds them.
 _PATH, _TAGS = "\0", "\1"
 
@@ -173,7 +176,10 @@ class Speller:
 
     def _template(self, frame: Frame) -> str:
         tags = _TAGS if self.dialect.tagged else ""
-        return "".join(f"{_PATH}{metric.name}{tags}:%s|g{tags}\n" for metric in frame.metrics)
+        return "".join(
+            f"{_PATH}{metric.name}{tags}:%s|{_TYPES.get(metric.kind, 'g')}{tags}\n"
+            for metric in frame.metrics
+        )
 
     def _place(self, frame: Frame) -> Callable[[str, Sequence[str]], str]:
         """Puts the names and tags of one row into its lines."""

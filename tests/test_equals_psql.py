@@ -157,7 +157,11 @@ def test_every_gauge_equals_what_psql_shows(filled: Cluster, bouncer: Bouncer) -
     assert own["pgstats.pgbouncer.front.up"] == own["pgstats.postgres.main.up"] == 1
 
 
+OWN = {(q.family, q.group, m.name) for q in catalogue.QUERIES if not q.source for m in q.metrics}
+
+
 def is_own(name: str) -> bool:
     """Whether pgstats says it of itself, or it is the row that others are folded into."""
-    parts = name.split(".")
-    return parts[1] == "self" or parts[3] in ("up", "down") or "_other" in parts
+    _, family, *path, metric = name.split(".")
+    group = path[0] if family == "self" else "".join(path[1:2])
+    return (family, group, metric) in OWN or "_other" in path

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from pgstats import catalogue
-from pgstats.model import SELF, Metric
+from pgstats.model import Metric
 from pgstats.spell import DIALECTS
 from tests.program import pgstats
 
@@ -20,7 +20,7 @@ def test_each_metric_is_named_as_promised(metric: Metric) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", metric.name)
     assert metric.help[0].isupper() or metric.help[0].isdigit()
     assert not metric.help.endswith(".")
-    assert metric.kind in ("gauge", "total")
+    assert metric.kind in ("gauge", "total", "count")
     if metric.unit:
         assert metric.name == metric.unit or metric.name.endswith(f"_{metric.unit}")
 
@@ -35,11 +35,11 @@ def test_the_listing_has_everything() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     listed = json.loads(done.stdout)
     assert [entry["name"].rsplit(".", 1)[-1] for entry in listed] == [m.name for _, m in EVERY]
-    for entry, (query, _) in zip(listed, EVERY, strict=True):
+    for entry, (query, metric) in zip(listed, EVERY, strict=True):
         assert set(entry) == {
             *("name", "line", "unit", "kind", "labels", "source", "since", "until", "help")
         }
-        assert entry["source"] or query.family == SELF or query.group in ("", "down")
+        assert bool(entry["source"]) == bool(query.source or metric.of)
 
 
 def test_versions_are_people_s_versions() -> None:

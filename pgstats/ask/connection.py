@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import select
 import socket
@@ -56,9 +57,11 @@ def _wait(connection: Any) -> None:
     """Wait for libpq no longer than the connection's deadline.
 
     Nothing else ends a wait for a stopped process: neither TCP timeouts, signals, nor cancel().
+    The callback is the whole process's: a connection of somebody else has no deadline.
     """
+    until = getattr(connection, "until", math.inf)
     while (state := connection.poll()) != extensions.POLL_OK:
-        left = connection.until - time.monotonic()
+        left = min(until - time.monotonic(), 3600.0)
         if left <= 0:
             raise DeadlinePassed
         poll = select.poll()

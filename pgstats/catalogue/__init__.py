@@ -5,7 +5,12 @@ from __future__ import annotations
 from pgstats.catalogue import own, pgbouncer, postgres
 from pgstats.model import Query
 
-QUERIES: tuple[Query, ...] = (*pgbouncer.QUERIES, *postgres.QUERIES, *own.QUERIES)
+QUERIES: tuple[Query, ...] = (
+    *pgbouncer.QUERIES,
+    *pgbouncer.COMPUTED,
+    *postgres.QUERIES,
+    *own.QUERIES,
+)
 
 #: What `collect` of a PgBouncer may name, and what it names when nobody says.
 COLLECT = tuple(query.group for query in pgbouncer.QUERIES)

@@ -31,6 +31,10 @@ POLL = Query(
             kind="total",
         ),
         Metric("unknown_columns", "Columns of the answers that this version does not know"),
+        Metric(
+            "counter_resets",
+            "Rows whose totals fell since the last poll: nothing was derived from them",
+        ),
         Metric("databases_polled", "Databases asked"),
         Metric("databases_refused", "Databases left out because they do not let the role in"),
         Metric("tables_folded", "Tables folded into _other"),

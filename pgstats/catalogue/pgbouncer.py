@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pgstats.model import PGBOUNCER, Metric, Query
 
 _YES_NO = {"yes": 1, "no": 0}
@@ -410,6 +412,137 @@ def _rows(group: str, text: str, ignored: tuple[str, ...]) -> Query:
 
 DNS_HOSTS = _rows("dns_hosts", "Host names in the DNS cache", ("hostname", "ttl", "addrs"))
 DNS_ZONES = _rows("dns_zones", "DNS zones watched", ("zonename", "serial", "count"))
+
+
+def _growth(name: str, text: str, unit: str, per: str, of: Mapping[str, float]) -> Metric:
+    return Metric(name, text, unit=unit, of=of, per=per)
+
+
+def _rates(group: str, labels: Mapping[str, str], received: str, sent: str) -> Query:
+    """Means and rates since the last poll, of a group that has the totals of SHOW STATS."""
+    queries, xacts = "total_query_count", "total_xact_count"
+    return Query(
+        PGBOUNCER,
+        group,
+        labels=labels,
+        metrics=(
+            _growth(
+                "query_ms",
+                "Mean time of a query since the last poll, its wait for a server included",
+                *("ms", queries),
+                {"total_query_time_us": 1e-3},
+            ),
+            _growth(
+                "wait_ms",
+                "Mean wait for a server per query since the last poll",
+                *("ms", queries),
+                {"total_wait_time_us": 1e-3},
+            ),
+            _growth(
+                "server_ms",
+                "Mean time of a query in the server since the last poll: query_ms less wait_ms",
+                *("ms", queries),
+                {"total_query_time_us": 1e-3, "total_wait_time_us": -1e-3},
+            ),
+            _growth(
+                "xact_ms",
+                "Mean time of a transaction since the last poll, its waits included",
+                *("ms", xacts),
+                {"total_xact_time_us": 1e-3},
+            ),
+            _growth(
+                "queries_per_second", "Queries", "per_second", "seconds", {"total_query_count": 1}
+            ),
+            _growth(
+                "xacts_per_second", "Transactions", "per_second", "seconds", {"total_xact_count": 1}
+            ),
+            _growth(
+                "received_bytes_per_second",
+                "Bytes read from clients",
+                *("bytes_per_second", "seconds"),
+                {received: 1},
+            ),
+            _growth(
+                "sent_bytes_per_second",
+                "Bytes sent to clients",
+                *("bytes_per_second", "seconds"),
+                {sent: 1},
+            ),
+        ),
+    )
+
+
+def _counts(query: Query) -> Query:
+    """The totals of a query as statsd counters: what each grew by, under a name of its own."""
+    return Query(
+        PGBOUNCER,
+        query.group,
+        labels=query.labels,
+        metrics=tuple(
+            Metric(
+                m.name.removeprefix("total_"),
+                f"{m.help}: growth since the last poll, with counters = 'count'",
+                unit=m.unit,
+                kind="count",
+                of={m.name: 1},
+                since=m.since,
+            )
+            for m in query.metrics
+        ),
+    )
+
+
+#: What is computed from the growth of a query's totals: means and rates, then counters.
+DERIVED = {
+    STATS.group: (
+        _rates("stats", STATS.labels, "total_received_bytes", "total_sent_bytes"),
+        _counts(STATS),
+    ),
+    TOTALS.group: (
+        _rates("totals", {}, "total_client_bytes", "total_server_bytes"),
+        _counts(TOTALS),
+    ),
+}
+
+SATURATION = Query(
+    PGBOUNCER,
+    "lists",
+    metrics=(Metric("client_utilization", "Share of max_client_conn that is used, 0 to 1"),),
+)
+
+CROWDING = Query(
+    PGBOUNCER,
+    "pools",
+    labels=POOLS.labels,
+    metrics=(
+        Metric(
+            "pool_utilization",
+            "Servers at work or logging in as a share of the effective pool size; above 1 while "
+            "the reserve pool is used; not sent where the size has no limit",
+        ),
+        Metric(
+            "waiting_for_seconds",
+            "How long clients have been waiting without a break, seen by pgstats: maxwait is 0 "
+            "for clients queued at login",
+            unit="seconds",
+        ),
+    ),
+)
+
+LIFECYCLE = Query(
+    PGBOUNCER,
+    "state",
+    metrics=(
+        Metric(
+            "code",
+            "1 active, 2 paused, 3 suspended, 4 draining (TCP refused, the unix socket answers), "
+            "5 unreachable, 6 login refused",
+        ),
+    ),
+)
+
+#: All that pgstats computes from the answers.
+COMPUTED = (*(q for pair in DERIVED.values() for q in pair), SATURATION, CROWDING, LIFECYCLE)
 
 QUERIES = (
     *(STATS, POOLS, LISTS, DATABASES, STATE, CONFIG),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pgstats import shape
 from pgstats.ask import Asker, asker
@@ -22,6 +23,9 @@ class Cycle:
 
     def __init__(self, config: Config, to: Wire | None = None) -> None:
         self._config = config
+        self._memory: dict[str, dict[str, Any]] = {}
+        # The time of day at the start, then a clock that nobody sets.
+        self._epoch = time.time() - time.monotonic()
         self._counts = Counts()
         self._spellers: dict[str, Speller] = {}
         statsd = config.statsd
@@ -38,9 +42,14 @@ class Cycle:
 
     def ship(self, polls: Sequence[Poll], seconds: float, skipped_runs: int = 0) -> bool:
         """Ship polls and the account of the shipping; says whether the wire took everything."""
-        text = "".join(self.text(p.target, shape.frames(p, skipped_runs)) for p in polls)
+        text = "".join(self.text(p.target, self._shaped(p, skipped_runs)) for p in polls)
         taken = self.wire.ship(text, seconds)
         return self.wire.ship(self.account(), seconds) and taken
+
+    def _shaped(self, poll: Poll, skipped_runs: int) -> list[Frame]:
+        memory = self._memory.setdefault(poll.target.name, {})
+        implied = shape.derived(poll, memory, self._epoch + time.monotonic())
+        return [*implied, *shape.frames(poll, skipped_runs)]
 
     def account(self) -> str:
         """The lines of `self.ship`: what became of all others so far."""

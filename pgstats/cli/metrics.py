@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgstats.cli.main import OK
+
+if TYPE_CHECKING:
+    from pgstats.model import Metric, Query
 
 
 @click.command("metrics")
@@ -49,15 +52,21 @@ def entries(dialect: str, prefix: str) -> Iterator[dict[str, Any]]:
                 "unit": metric.unit or None,
                 "kind": metric.kind,
                 "labels": list(query.labels),
-                "source": _source(query.source, " + ".join((metric.origin(), *metric.plus))),
+                "source": _source(query, metric),
                 "since": _version(query.family, max(metric.since, query.since)),
                 "until": _version(query.family, metric.until),
                 "help": metric.help,
             }
 
 
-def _source(relation: str, column: str) -> str | None:
-    return f"{column} of {relation}" if relation else None
+def _source(query: Query, metric: Metric) -> str | None:
+    """Where a number comes from, in the servers' own words; None where `help` says how."""
+    if metric.of:
+        whole = " - ".join(metric.of)
+        return f"growth of {whole}" + f" per {metric.per}" * bool(metric.per)
+    if not query.source:
+        return None
+    return f"{' + '.join((metric.origin(), *metric.plus))} of {query.source}"
 
 
 def _version(family: str, number: int) -> str | None:

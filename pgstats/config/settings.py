@@ -80,7 +80,12 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
             "SHOW commands asked",
         ),
         Setting("include_admin", values.flag, False, "also the pseudo-database `pgbouncer`"),
-        Setting("counters", values.later, None, "totals as gauges or as counts"),
+        Setting(
+            "counters",
+            values.one_of("gauge", "count"),
+            "gauge",
+            "totals as gauges, or as counts too",
+        ),
         Setting("sockets", values.later, None, "socket folders of sibling processes"),
     ),
     POSTGRES: (

@@ -1,5 +1,6 @@
 """Adds to a poll's answers what follows from them. Pure: frames and a memory in, frames out."""
 
+from pgstats.shape.derived import derived
 from pgstats.shape.own import frames, shipping
 
-__all__ = ["frames", "shipping"]
+__all__ = ["derived", "frames", "shipping"]

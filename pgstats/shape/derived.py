@@ -1,0 +1,184 @@
+"""What the answers of a PgBouncer imply: means and rates from totals, saturation, clocks.
+
+Never from PgBouncer's own averages: they cover one to two of its periods, are cut to whole
+numbers, and one changed its meaning. A total that fell (a restart, a reaped pool) says nothing
+this time; it is counted, and never becomes a spike or a negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pgstats.catalogue.pgbouncer import CROWDING, DERIVED, LIFECYCLE, SATURATION
+from pgstats.model import PGBOUNCER, Frame, Metric, Number, Poll, Query, Row
+
+Memory = dict[str, Any]
+
+_ACTIVE, _PAUSED, _SUSPENDED, _DRAINING, _UNREACHABLE, _REFUSED = 1, 2, 3, 4, 5, 6
+_LOGIN = ("auth", "not_allowed", "too_many_connections", "wrong_database")
+#: Columns of SHOW POOLS that hold a server which is not free.
+_BUSY = ("sv_active", "sv_active_cancel", "sv_being_canceled", "sv_tested", "sv_login")
+
+
+def derived(poll: Poll, memory: Memory, now: float) -> list[Frame]:
+    """The computed frames of a poll.
+
+    ``memory`` is what was remembered of the target, and is brought up to date; ``now`` is in
+    seconds on a clock that goes on across restarts.
+    """
+    if poll.target.family != PGBOUNCER:
+        return []
+    answers = {frame.query.group: frame for frame in poll.frames}
+    found = [
+        *_grown(poll, answers, memory, now),
+        *_saturation(poll, answers),
+        *_crowding(poll, answers, memory, now),
+    ]
+    return [
+        *found,
+        Frame(LIFECYCLE, LIFECYCLE.metrics, [(_code(poll, answers),)], poll.target.name),
+    ]
+
+
+def _grown(poll: Poll, answers: Mapping[str, Frame], memory: Memory, now: float) -> list[Frame]:
+    """Rates and counters of every group whose totals are here."""
+    found = []
+    for group, (rates, counts) in DERIVED.items():
+        if frame := answers.get(group):
+            growth = _growth(frame, memory, now)
+            resets = sum(delta is None for delta in growth.values())
+            poll.counts["counter_resets"] = poll.counts.get("counter_resets", 0) + resets
+            found.append(_compute(rates, growth, poll))
+            if poll.target.counters == "count":
+                found.append(_compute(counts, growth, poll))
+    return found
+
+
+def _growth(frame: Frame, memory: Memory, now: float) -> dict[Row, dict[str, float] | None]:
+    """By labels: what each total grew by, and "seconds"; None where a total fell.
+
+    Rows seen for the first time are left out.
+    """
+    width = len(frame.query.labels)
+    names = [metric.name for metric in frame.metrics]
+    before = memory.get(frame.query.group, {})
+    elapsed = now - before.get("at", now)
+    known = dict(zip(map(tuple, before.get("labels", ())), before.get("totals", ()), strict=False))
+    growth: dict[Row, dict[str, float] | None] = {}
+    if before.get("names") == names and elapsed > 0:
+        for row in frame.rows:
+            if (last := known.get(row[:width])) is not None:
+                growth[row[:width]] = _delta(names, last, row[width:], elapsed)
+    memory[frame.query.group] = {
+        "at": now,
+        "names": names,
+        "labels": [list(row[:width]) for row in frame.rows],
+        "totals": [list(row[width:]) for row in frame.rows],
+    }
+    return growth
+
+
+def _delta(
+    names: Sequence[str], last: Sequence[Number | None], new: Row, elapsed: float
+) -> dict[str, float] | None:
+    delta = {
+        name: value - old
+        for name, old, value in zip(names, last, new, strict=True)
+        if old is not None and value is not None
+    }
+    return None if any(value < 0 for value in delta.values()) else {**delta, "seconds": elapsed}
+
+
+def _compute(query: Query, growth: Mapping[Row, dict[str, float] | None], poll: Poll) -> Frame:
+    metrics = tuple(m for m in query.metrics if m.on(poll.version))
+    rows = [
+        (*labels, *(_value(metric, delta) for metric in metrics))
+        for labels, delta in growth.items()
+        if delta is not None
+    ]
+    return Frame(query, metrics, rows, poll.target.name)
+
+
+def _value(metric: Metric, delta: Mapping[str, float]) -> Number | None:
+    """The growth of a metric's totals per unit; unknown without them, or when nothing happened."""
+    base = delta.get(metric.per, 0.0) if metric.per else 1
+    if not base or not delta.keys() >= metric.of.keys():
+        return None
+    grown = sum(delta[name] * factor for name, factor in metric.of.items())
+    return grown if not metric.per else round(max(0.0, grown / base), 6)
+
+
+def _column(frame: Frame | None, name: str) -> list[Any]:
+    """One metric of a frame, a value per row; empty without it."""
+    names = [metric.name for metric in frame.metrics] if frame else []
+    if not frame or name not in names:
+        return []
+    at = len(frame.query.labels) + names.index(name)
+    return [row[at] for row in frame.rows]
+
+
+def _saturation(poll: Poll, answers: Mapping[str, Frame]) -> list[Frame]:
+    used = _column(answers.get("lists"), "used_clients")
+    allowed = _column(answers.get("config"), "max_client_conn")
+    if not used or not allowed or not allowed[0]:
+        return []
+    share = round(used[0] / allowed[0], 6)
+    return [Frame(SATURATION, SATURATION.metrics, [(share,)], poll.target.name)]
+
+
+def _crowding(poll: Poll, answers: Mapping[str, Frame], memory: Memory, now: float) -> list[Frame]:
+    pools = answers.get("pools")
+    if pools is None:
+        return []
+    sizes = _sizes(answers)
+    waits = zip(_column(pools, "cl_waiting"), _column(pools, "maxwait_seconds"), strict=False)
+    clocks = _clocks([row[:2] for row in pools.rows], list(waits), memory, now)
+    busy = [column for name in _BUSY if (column := _column(pools, name))]
+    rows = []
+    for at, row in enumerate(pools.rows):
+        size = sizes.get(("user", row[1])) or sizes.get(("database", row[0]))
+        at_work = sum(column[at] for column in busy)
+        rows.append((*row[:2], round(at_work / size, 6) if size else None, clocks[at]))
+    return [Frame(CROWDING, CROWDING.metrics, rows, poll.target.name)]
+
+
+def _sizes(answers: Mapping[str, Frame]) -> dict[tuple[str, str], Any]:
+    """Pool sizes by (kind, name): a user's own goes before the database's."""
+    found: dict[tuple[str, str], Any] = {}
+    for group, kind in (("databases", "database"), ("users", "user")):
+        frame = answers.get(group)
+        for row, size in zip(
+            frame.rows if frame else (), _column(frame, "pool_size"), strict=False
+        ):
+            found[kind, row[0]] = size
+    return found
+
+
+def _clocks(
+    pools: Sequence[Row],
+    waits: Sequence[tuple[Number, Number]],
+    memory: Memory,
+    now: float,
+) -> list[float]:
+    """How long each pool has had waiting clients, at every poll in between as well."""
+    before = {tuple(labels): since for *labels, since in memory.get("waiting", ())}
+    since = {
+        pool: min(before.get(pool, now), now - maxwait, now)
+        for pool, (waiting, maxwait) in zip(pools, waits, strict=True)
+        if waiting
+    }
+    memory["waiting"] = [[*pool, start] for pool, start in since.items()]
+    return [round(now - since.get(pool, now), 6) for pool in pools]
+
+
+def _code(poll: Poll, answers: Mapping[str, Frame]) -> int:
+    """The state of the process as one number."""
+    if poll.down:
+        return _REFUSED if poll.down.reason in _LOGIN else _UNREACHABLE
+    state = answers.get("state")
+    if 1 in _column(state, "suspended"):
+        return _SUSPENDED
+    if 1 in _column(state, "paused"):
+        return _PAUSED
+    return _DRAINING if poll.draining else _ACTIVE
