@@ -184,6 +184,18 @@ class Scratch:
         self._own(path)
         return path
 
+    def _manners(
+        self, death_signal: int, environ: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """How every process lives here, and dies: arguments of Popen."""
+        return {
+            "env": _environment() | dict(environ or {}),
+            "cwd": self.path,
+            "start_new_session": True,
+            "pass_fds": [self._lifeline.fileno()],
+            "preexec_fn": _die_with_parent(death_signal),
+        }
+
     def adopt(self, server: Server) -> None:
         """Stop that server too when all ends."""
         self._servers.append(server)
@@ -207,12 +219,7 @@ class Scratch:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=_environment(),
-                    cwd=self.path,
-                    start_new_session=True,
-                    pass_fds=[self._lifeline.fileno()],
-                    preexec_fn=_die_with_parent(death_signal),  # noqa: PLW1509 - see prctl(2)
-                    **({} if ours else self._identity),
+                    **self._manners(death_signal) | ({} if ours else self._identity),
                 )
             except OSError as error:
                 raise ScratchError(f"cannot run {argv[0]}: {error.strerror}") from error
@@ -231,11 +238,8 @@ class Scratch:
                 check=False,
                 encoding="utf-8",
                 errors="backslashreplace",
-                env=_environment() | dict(secrets or {}),
-                cwd=self.path,
                 timeout=_PATIENCE,
-                start_new_session=True,
-                **self._identity,
+                **self._manners(signal.SIGKILL, secrets) | self._identity,
             )
         except OSError as error:
             raise ScratchError(f"cannot run {argv[0]}: {error.strerror}") from error

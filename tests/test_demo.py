@@ -104,11 +104,12 @@ def test_a_signal_ends_it_at_any_time(number: signal.Signals, words: str) -> Non
     assert not processes_of(folder)
 
 
-def test_killed_it_still_leaves_nothing(user: User) -> None:
+@pytest.mark.parametrize("words", ["Starting", "up: "])
+def test_killed_it_still_leaves_nothing(user: User, words: str) -> None:
     with user.start("-m", "pgstats", "demo") as demo:
         assert demo.stdout
-        folder = folder_of(read_to(demo.stdout, "up: ")[0])
-        assert processes_of(folder)
+        folder = folder_of(read_to(demo.stdout, words)[0])
+        until(lambda: len(processes_of(folder)) > 1)
         demo.kill()
         demo.communicate(timeout=60)
     until(lambda: not processes_of(folder))
