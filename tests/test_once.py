@@ -37,6 +37,14 @@ def guarded(cluster: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
+def fixed(scratch: Scratch, cluster: Cluster) -> Iterator[Bouncer]:
+    """A PgBouncer whose databases neither come nor go, as those behind ``*`` do."""
+    databases = {"postgres": cluster.address}
+    with Bouncer(scratch, databases, stats_users=["stats"], name="fixed") as bouncer:
+        yield bouncer
+
+
+@pytest.fixture(scope="module")
 def locked_bouncer(scratch: Scratch, cluster: Cluster) -> Iterator[Bouncer]:
     """A PgBouncer that asks for passwords."""
     users = {"stats": "right", "someone": "right"}
@@ -108,19 +116,19 @@ def test_a_broken_target_costs_its_own_gauges_and_nothing_else(
     case: str,
     tmp_path: Path,
     guarded: Cluster,
-    bouncer: Bouncer,
+    fixed: Bouncer,
     locked_bouncer: Bouncer,
     node_statsd: NodeStatsd,
 ) -> None:
     family, dsn, reason = BROKEN[case]
     addresses = {
         "cluster": f"host=127.0.0.1 port={guarded.port}",
-        "bouncer": f"host=127.0.0.1 port={bouncer.port}",
+        "bouncer": f"host=127.0.0.1 port={fixed.port}",
         "locked": f"host=127.0.0.1 port={locked_bouncer.port}",
         "closed": free_port(),
     }
     good = (
-        target("pgbouncer", "front", bouncer.dsn("pgbouncer", "stats")),
+        target("pgbouncer", "front", fixed.dsn("pgbouncer", "stats")),
         target("postgres", "main", guarded.dsn()),
     )
     bad = target(family, "broken", dsn.format(**addresses))
@@ -140,6 +148,7 @@ def test_a_broken_target_costs_its_own_gauges_and_nothing_else(
     assert {n for n in arrived if n.startswith(mine)} == {
         f"{mine}up",
         *(f"{mine}down.{n}.count" for n in REASONS),
+        *([f"{mine}state.code"] if family == "pgbouncer" else []),
     }
     assert arrived["pgstats.self.poll.broken.ok"] == 0
     assert arrived["pgstats.self.poll.front.ok"] == arrived["pgstats.self.poll.main.ok"] == 1
