@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
 import select
 import socket
@@ -190,6 +192,24 @@ class Connection:
         except (psycopg2.Error, DeadlinePassed, UnicodeError) as error:
             raise translate(error, stage or sql, self.family, self._secrets) from error
 
-    def close(self) -> None:
-        """Close the connection; never fails, never waits for the server."""
+    def close(self, patience: float = 0.0) -> None:
+        """Close the connection; never fails.
+
+        With some ``patience`` in seconds, wait for the server to hang up: until then its backend
+        still holds a slot, and the next connection would take another one.
+        """
+        line = os.dup(self._raw.fileno()) if patience and not self.closed else -1
         self._raw.close()
+        if line >= 0:
+            _hear_out(line, time.monotonic() + patience)
+            os.close(line)
+
+
+def _hear_out(line: int, until: float) -> None:
+    """Read what still comes until the other side hangs up."""
+    poll = select.poll()
+    poll.register(line, select.POLLIN)
+    with contextlib.suppress(OSError):
+        while (left := until - time.monotonic()) > 0 and poll.poll(left * 1000):
+            if not os.read(line, 4096):
+                return

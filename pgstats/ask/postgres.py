@@ -23,6 +23,8 @@ from pgstats.errors import AskError
 from pgstats.model import POSTGRES, Frame, Poll, Target
 
 LOCK_TIMEOUT_MS = 250
+#: Seconds a server may take to end the backend of a database that was asked.
+HANG_UP = 0.2
 #: Seconds until a database that refused the role is tried again; each try is a line in its log.
 REFUSED_FOR = 600.0
 
@@ -116,7 +118,7 @@ class PostgresAsker:
             poll.failures.append(failure(error))
         finally:
             if guest is not session:
-                guest.close()
+                guest.close(HANG_UP)
 
     def _turned_away(self, name: str, error: AskError, poll: Poll) -> None:
         if error.reason in ("not_allowed", "auth"):
@@ -190,9 +192,9 @@ class Session:
         columns, rows = self.ask(query.select(self.version), parameters, query.group)
         return frame(query, self.version, columns, rows, target=poll.target.name)[0]
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+    def close(self, patience: float = 0.0) -> None:
+        """Close the connection, and wait so many seconds for the server to do the same."""
+        self._connection.close(patience)
 
 
 def _guards(target: Target) -> dict[str, str]:

@@ -1,0 +1,299 @@
+"""Asking a real PostgreSQL: the guards, the walk over databases, what goes missing meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg2
+import pytest
+
+from pgstats.ask import asker
+from pgstats.ask.postgres import PostgresAsker, Session, chosen, pattern
+from pgstats.model import OTHER, POSTGRES, Frame, Poll, Target
+from pgstats.scratch import Bouncer, Cluster, Scratch
+
+SQL = "SELECT name, setting FROM pg_settings"
+
+
+def target(cluster: Cluster, **more: object) -> Target:
+    return Target(POSTGRES, "main", cluster.dsn(), **more)  # type: ignore[arg-type]
+
+
+def poll(one: Target) -> Poll:
+    asks = asker(one)
+    try:
+        return asks.poll()
+    finally:
+        asks.close()
+
+
+def frames(found: Poll, group: str, metric: str) -> list[Frame]:
+    return [
+        f for f in found.frames if f.query.group == group and metric in [m.name for m in f.metrics]
+    ]
+
+
+def column(found: Poll, group: str, metric: str) -> dict[tuple[str, ...], float]:
+    """One metric of a group by its labels."""
+    values = {}
+    for frame in frames(found, group, metric):
+        width = len(frame.query.labels)
+        at = width + [m.name for m in frame.metrics].index(metric)
+        values.update({tuple(map(str, row[:width])): row[at] for row in frame.rows})
+    return values
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Iterator[str]:
+    """A database of its own for a test."""
+    name = f"own{time.monotonic_ns()}"
+    cluster.psql(f"CREATE DATABASE {name}")
+    yield name
+    cluster.psql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def test_a_session_is_guarded_by_the_server(cluster: Cluster) -> None:
+    session = Session(target(cluster, timeout=4.0), time.monotonic() + 4)
+    settings: dict[str, str] = dict(session.ask(SQL)[1])
+    (pid,) = session.ask("SELECT pg_backend_pid()")[1][0]
+    state = cluster.psql(
+        "SELECT application_name, state, backend_xmin IS NULL"
+        f" FROM pg_stat_activity WHERE pid = {pid}"
+    )
+    session.close()
+    assert settings["search_path"] == ""
+    assert settings["default_transaction_read_only"] == "on"
+    assert settings["lock_timeout"] == "250"
+    assert settings["statement_timeout"] == "3000"
+    assert settings["idle_in_transaction_session_timeout"] == "4000"
+    assert settings["stats_fetch_consistency"] == "none"
+    assert state.strip() == "pgstats|idle|t", "no transaction stays open between statements"
+
+
+def test_settings_of_the_dsn_are_kept(cluster: Cluster) -> None:
+    one = Target(POSTGRES, "main", cluster.dsn(options="-c work_mem=123kB", application_name="me"))
+    session = Session(one, time.monotonic() + 8)
+    settings: dict[str, str] = dict(session.ask(SQL)[1])
+    session.close()
+    assert settings["work_mem"] == "123"
+    assert settings["lock_timeout"] == "250"
+    assert settings["application_name"] == "me"
+
+
+def test_every_database_is_walked_and_summed(cluster: Cluster, database: str) -> None:
+    cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 30) i", database)
+    cluster.psql("CREATE TABLE u AS SELECT generate_series(1, 12) i", database)
+    found = poll(target(cluster))
+    assert found.ok
+    assert column(found, "database", "n_live_tup")[database,] == 42
+    assert column(found, "database", "tables")[database,] == 2
+    assert column(found, "tables", "n_live_tup")[database, "public", "t"] == 30
+    assert "postgres" in {labels[0] for labels in column(found, "database", "tables")}
+    assert "template1" not in {labels[0] for labels in column(found, "database", "xact_commit")}
+
+
+@pytest.mark.parametrize(
+    ("tables", "named", "rest"), [(0, 0, 60), (1, 1, 20), (2, 2, 10), (None, 3, 0)]
+)
+def test_the_budget_keeps_the_tables_that_need_vacuum_most(
+    cluster: Cluster, database: str, tables: int | None, named: int, rest: float
+) -> None:
+    for name, dead in (("much", 40), ("more", 10), ("few", 10)):
+        options = "autovacuum_enabled = off"
+        if name == "more":  # as many dead rows as `few`, but its threshold is lower
+            options += ", autovacuum_vacuum_threshold = 20"
+        cluster.psql(
+            f"CREATE TABLE {name} WITH ({options}) AS SELECT generate_series(1, 100) i", database
+        )
+        cluster.psql(f"DELETE FROM {name} WHERE i <= {dead}", database)
+    found = poll(target(cluster, tables=tables, databases=(database,)))
+    dead_rows = column(found, "tables", "n_dead_tup")
+    assert dead_rows.pop((database, "_other", "_other")) == rest
+    names = {table for _, _, table in dead_rows}
+    assert len(names) == named
+    assert names <= {"much", "more", "few"}
+    if tables == 1:
+        assert names == {"much"}
+    if tables == 2:
+        assert names == {"much", "more"}
+    assert column(found, "database", "n_dead_tup")[database,] == 60
+    assert found.counts["tables_folded"] == 3 - named
+
+
+def test_excluded_and_temporary_tables_count_but_have_no_name(
+    cluster: Cluster, database: str
+) -> None:
+    for name in ("keep", "audit_1", "audit_2"):
+        cluster.psql(f"CREATE TABLE {name} AS SELECT 1 AS i", database)
+    with closing(psycopg2.connect(cluster.dsn(database))) as other:
+        other.cursor().execute("CREATE TEMP TABLE fleeting AS SELECT 1 AS i")
+        other.commit()
+        found = poll(target(cluster, databases=(database,), exclude_tables=("public.audit_*",)))
+    names = {labels[2] for labels in column(found, "tables", "n_live_tup")}
+    assert names == {"keep", "_other"}
+    assert column(found, "database", "tables")[database,] == 4
+
+
+def test_the_folded_row_is_told_apart_from_a_table_of_that_name(
+    cluster: Cluster, database: str
+) -> None:
+    cluster.psql("CREATE SCHEMA _other; CREATE TABLE _other._other (i int)", database)
+    found = poll(target(cluster, databases=(database,)))
+    (frame,) = frames(found, "tables", "n_dead_tup")
+    assert [row[1:3] for row in frame.rows] == [("_other", "_other"), (OTHER, OTHER)]
+
+
+def test_a_kept_connection_that_was_cut_is_replaced(cluster: Cluster) -> None:
+    asks = PostgresAsker(target(cluster))
+    assert asks.poll().ok
+    cluster.psql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgstats'"
+    )
+    found = asks.poll()
+    asks.close()
+    assert found.ok
+
+
+def test_the_kept_connection_is_kept(cluster: Cluster) -> None:
+    asks = PostgresAsker(target(cluster, databases=("postgres",)))
+    who = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgstats'"
+    asks.poll()
+    first = cluster.psql(who)
+    asks.poll()
+    second = cluster.psql(who)
+    asks.close()
+    assert first == second != ""
+
+
+def test_at_most_two_connections_are_open(cluster: Cluster) -> None:
+    names = [f"crowd{n}" for n in range(6)]
+    for name in names:
+        cluster.psql(f"CREATE DATABASE {name}")
+    most = 0
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        with closing(psycopg2.connect(cluster.dsn())) as connection:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            while not done.is_set():
+                cursor.execute(
+                    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgstats'"
+                )
+                most = max(most, (cursor.fetchone() or (0,))[0])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    asks = PostgresAsker(target(cluster))
+    for _ in range(5):
+        assert asks.poll().ok
+    asks.close()
+    done.set()
+    watcher.join()
+    for name in names:
+        cluster.psql(f"DROP DATABASE {name}")
+    assert most == 2
+
+
+def test_a_table_behind_an_exclusive_lock_is_polled_all_the_same(
+    cluster: Cluster, database: str
+) -> None:
+    cluster.psql("CREATE TABLE locked AS SELECT 1 AS i", database)
+    with closing(psycopg2.connect(cluster.dsn(database))) as other:
+        other.cursor().execute("LOCK TABLE locked IN ACCESS EXCLUSIVE MODE")
+        started = time.monotonic()
+        found = poll(target(cluster, databases=(database,)))
+    assert found.ok
+    assert time.monotonic() - started < 4
+    assert column(found, "tables", "n_live_tup")[database, "public", "locked"] == 1
+
+
+def test_behind_a_pool_nothing_leaks_to_the_next_client(
+    cluster: Cluster, scratch: Scratch, database: str
+) -> None:
+    with Bouncer(
+        scratch, {"*": cluster.address}, settings={"default_pool_size": 1}, name="pooled"
+    ) as bouncer:
+        one = Target(POSTGRES, "main", bouncer.dsn(), pooled=True, databases=("postgres", database))
+        found = poll(one)
+        after = bouncer.psql("SHOW statement_timeout; SHOW search_path", "postgres")
+    assert found.ok, found.problems()
+    assert found.counts["databases_polled"] == 2
+    assert after.split("\n")[:2] == ["0", '"$user", public']
+
+
+def test_a_database_dropped_meanwhile_is_no_failure(cluster: Cluster, database: str) -> None:
+    asks = PostgresAsker(target(cluster))
+    asks.poll()
+    asks._visit(None, "never_there", found := Poll(asks.target, counts={}), time.monotonic() + 5)
+    asks.close()
+    assert found.problems() == []
+    assert database
+
+
+class Standby(Cluster):
+    """A copy of a cluster that follows it."""
+
+    def __init__(self, primary: Cluster) -> None:
+        settings = {
+            "max_prepared_transactions": 5,
+            "max_connections": 50,
+        }  # not below the primary's
+        super().__init__(primary.scratch, settings, name="standby")
+        shutil.rmtree(self.data)
+        binary = primary.scratch.binaries.postgres / "pg_basebackup"
+        options = ["-R", "--checkpoint=fast", "-d", primary.dsn()]
+        primary.scratch.run([binary, "-D", self.data, *options])
+
+
+def test_a_standby_claims_no_dead_rows(cluster: Cluster) -> None:
+    """It counts none itself: its zeros would be lies."""
+    with Standby(cluster) as standby:
+        found = poll(target(standby))
+    assert found.ok
+    assert column(found, "server", "in_recovery") == {(): 1}
+    assert not frames(found, "tables", "n_dead_tup")
+    assert not frames(found, "database", "n_dead_tup")
+    assert frames(found, "database", "numbackends")
+
+
+@pytest.mark.parametrize(
+    ("name", "globs", "is_chosen"),
+    [
+        ("shop", ("*",), True),
+        ("scratch_1", ("*", "!scratch_*"), False),
+        ("scratch_1", ("!scratch_*",), False),
+        ("shop", ("!scratch_*",), True),
+        ("shop", ("other", "sh?p"), True),
+        ("rdsadmin", ("*",), False),
+        ("rdsadmin", ("rdsadmin",), True),
+    ],
+)
+def test_globs_of_databases(name: str, globs: tuple[str, ...], *, is_chosen: bool) -> None:
+    assert chosen(name, globs) == is_chosen
+
+
+@pytest.mark.parametrize(
+    ("glob", "name", "matches"),
+    [
+        ("public.audit_*", "public.audit_1", True),
+        ("public.audit_*", "other.audit_1", False),
+        ("audit_*", "other.audit_1", True),
+        ("a+b", "public.a+b", True),
+        ("a+b", "public.aab", False),
+        ("x?z", "public.xyz", True),
+        ("it's\\d", "public.it's\\d", True),
+    ],
+)
+def test_globs_of_tables_mean_the_same_to_the_server(
+    cluster: Cluster, glob: str, name: str, *, matches: bool
+) -> None:
+    with closing(psycopg2.connect(cluster.dsn())) as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT %s ~ %s", [name, pattern(glob)])
+        assert (cursor.fetchone() or ())[0] == matches
