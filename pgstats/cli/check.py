@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -86,5 +85,7 @@ def _report(findings: Iterator[tuple[str, Finding]], *, as_json: bool, quiet: bo
             if finding.remedy:
                 click.echo(f"       -> {finding.remedy}")
     if as_json:
+        import json  # noqa: PLC0415
+
         click.echo(json.dumps(found, indent=1))
     return code

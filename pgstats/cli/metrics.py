@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,8 @@ def command(*, as_json: bool, dialect: str, prefix: str, pattern: str) -> int:
         raise click.BadParameter(f"one of {', '.join(DIALECTS)}", param_hint="--dialect")
     found = [m for m in entries(dialect, prefix) if fnmatchcase(m["name"], pattern)]
     if as_json:
+        import json  # noqa: PLC0415
+
         click.echo(json.dumps(found, indent=1))
         return OK
     for entry in found:

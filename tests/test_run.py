@@ -1,0 +1,183 @@
+"""`pgstats run` as a process on real servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pgstats.scratch import Bouncer, Cluster, free_port
+from tests.node_statsd import NodeStatsd
+from tests.program import pgstats
+
+
+@contextmanager
+def running(folder: Path, file: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The daemon, its log in a file; ended hard if it does not end by itself."""
+    with (folder / "log").open("wb") as log:
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "pgstats", "run", "--config", file, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield daemon
+        finally:
+            daemon.kill()
+            daemon.wait()
+
+
+def config(folder: Path, statsd: str, *targets: tuple[str, str, str], interval: str = "1s") -> str:
+    path = folder / "pgstats.toml"
+    lines = [f'interval = "{interval}"\nstate = "{folder}/state"\n[statsd]\nurl = "{statsd}"']
+    lines += [
+        f"[[{family}]]\nname = {json.dumps(name)}\ndsn = {json.dumps(dsn)}"
+        for family, name, dsn in targets
+    ]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def wait_for(fact: Callable[[], object], seconds: float = 20.0) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if fact():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_it_polls_until_a_signal_and_logs_changes_of_state(
+    tmp_path: Path, cluster: Cluster, bouncer: Bouncer, node_statsd: NodeStatsd
+) -> None:
+    gone = f"host=127.0.0.1 port={free_port()} user=me password=s3cr3t"
+    file = config(
+        tmp_path,
+        node_statsd.udp,
+        ("pgbouncer", "front", bouncer.dsn("pgbouncer", "stats")),
+        ("postgres", "main", cluster.dsn()),
+        ("postgres", "gone", gone),
+    )
+    with running(tmp_path, file) as daemon:
+        assert wait_for(lambda: "pgstats.postgres.main.up" in node_statsd.gauges())
+        node_statsd.forget()
+        assert wait_for(lambda: "pgstats.postgres.main.up" in node_statsd.gauges())  # and again
+        assert wait_for(lambda: "pgstats.pgbouncer.front.up" in node_statsd.gauges())
+        time.sleep(2)
+        started = time.monotonic()
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(5) == 0
+        assert time.monotonic() - started < 2
+    log = (tmp_path / "log").read_text()
+    assert len(re.findall("gone: connect: ", log)) == 1, "once, not at every poll"
+    assert "s3cr3t" not in log
+    assert "Traceback" not in log
+    assert node_statsd.gauges()["pgstats.postgres.gone.up"] == 0
+
+
+def test_a_target_that_hangs_delays_no_other(
+    tmp_path: Path, bouncer: Bouncer, node_statsd: NodeStatsd
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        file = config(
+            tmp_path,
+            node_statsd.udp,
+            ("postgres", "stuck", f"host=127.0.0.1 port={deaf.getsockname()[1]} user=me"),
+            ("pgbouncer", "front", bouncer.dsn("pgbouncer", "stats")),
+            interval="500ms",
+        )
+        with running(tmp_path, file) as daemon:
+            for _ in range(4):
+                node_statsd.forget()
+                assert wait_for(lambda: node_statsd.gauges().get("pgstats.pgbouncer.front.up") == 1)
+            assert wait_for(
+                lambda: node_statsd.gauges().get("pgstats.postgres.stuck.down.timeout.count") == 1
+            )
+            daemon.send_signal(signal.SIGINT)
+            assert daemon.wait(5) == 0
+
+
+def test_reload_takes_a_good_file_and_refuses_a_bad_one(
+    tmp_path: Path, bouncer: Bouncer, node_statsd: NodeStatsd
+) -> None:
+    dsn = bouncer.dsn("pgbouncer", "stats")
+    file = config(tmp_path, node_statsd.udp, ("pgbouncer", "one", dsn), interval="500ms")
+    with running(tmp_path, file) as daemon:
+        assert wait_for(lambda: "pgstats.pgbouncer.one.up" in node_statsd.gauges())
+        good = config(tmp_path, node_statsd.udp, ("pgbouncer", "two", dsn), interval="500ms")
+        daemon.send_signal(signal.SIGHUP)
+        assert wait_for(lambda: "pgstats.pgbouncer.two.up" in node_statsd.gauges())
+        Path(good).write_text("nonsense = 1\n")
+        daemon.send_signal(signal.SIGHUP)
+        assert wait_for(lambda: "nonsense" in (tmp_path / "log").read_text())
+        node_statsd.forget()
+        assert wait_for(lambda: "pgstats.pgbouncer.two.up" in node_statsd.gauges())
+
+
+def test_a_server_that_comes_back_is_polled_again(
+    tmp_path: Path, cluster: Cluster, node_statsd: NodeStatsd
+) -> None:
+    with Bouncer(
+        cluster.scratch, {"*": cluster.address}, stats_users=["stats"], name="comeback"
+    ) as bouncer:
+        dsn = bouncer.dsn("pgbouncer", "stats")
+        file = config(tmp_path, node_statsd.udp, ("pgbouncer", "front", dsn), interval="500ms")
+        up = "pgstats.pgbouncer.front.up"
+        with running(tmp_path, file):
+            assert wait_for(lambda: node_statsd.gauges().get(up) == 1)
+            bouncer.stop()
+            assert wait_for(lambda: node_statsd.gauges().get(up) == 0)
+            bouncer.start()
+            assert wait_for(lambda: node_statsd.gauges().get(up) == 1)
+    log = (tmp_path / "log").read_text()
+    assert "front: connect: " in log
+    assert "front: well again after" in log
+
+
+def test_it_never_holds_a_console_connection(
+    tmp_path: Path, bouncer: Bouncer, node_statsd: NodeStatsd
+) -> None:
+    dsn = bouncer.dsn("pgbouncer", "stats")
+    file = config(tmp_path, node_statsd.udp, ("pgbouncer", "front", dsn), interval="2s")
+    with running(tmp_path, file):
+        assert wait_for(lambda: "pgstats.pgbouncer.front.up" in node_statsd.gauges())
+        time.sleep(0.5)
+        clients = bouncer.console("SHOW CLIENTS", "stats")
+    assert "|pgstats" not in clients
+
+
+def test_one_state_one_run(tmp_path: Path, bouncer: Bouncer, node_statsd: NodeStatsd) -> None:
+    dsn = bouncer.dsn("pgbouncer", "stats")
+    file = config(tmp_path, node_statsd.udp, ("pgbouncer", "front", dsn))
+    with running(tmp_path, file) as daemon:
+        assert wait_for(lambda: "pgstats.pgbouncer.front.up" in node_statsd.gauges())
+        done = pgstats("once", "--config", file)
+        assert done.returncode == 75
+        assert str(daemon.pid) in done.stderr
+        assert pgstats("once", "--config", file, "--no-state").returncode == 0
+
+
+def test_systemd_is_told(tmp_path: Path, bouncer: Bouncer, node_statsd: NodeStatsd) -> None:
+    dsn = bouncer.dsn("pgbouncer", "stats")
+    file = config(tmp_path, node_statsd.udp, ("pgbouncer", "front", dsn), interval="500ms")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(tmp_path / "notify"))
+        notify.settimeout(20)
+        os.environ["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        try:
+            with running(tmp_path, file):
+                said = ""
+                while "READY=1" not in said or "1/1 targets ok" not in said:
+                    said += notify.recv(4096).decode() + "\n"
+        finally:
+            del os.environ["NOTIFY_SOCKET"]
+    assert re.search(r"STATUS=1/1 targets ok, \d+ ms", said)
