@@ -178,6 +178,8 @@ class Frame:
 
     Each row holds one string (or `OTHER`) per label of the query, in order, then one number (or
     None for unknown) per metric of ``metrics``. ``target`` is "" for what is not about one target.
+    ``scope`` are the values of the first labels where the frame speaks of those alone: the tables
+    of one database say nothing about those of another.
     """
 
     query: Query
@@ -185,6 +187,7 @@ class Frame:
     rows: Sequence[Row]
     target: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    scope: Row = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,7 @@ class Poll:
 
     ``down`` is set when the target could not be asked at all. ``seconds`` is the whole time
     spent, ``counts`` holds what was left out or met on the way, by the names of `self.poll`.
+    ``identity`` tells the process that answered from any other, "" where that is not known.
     """
 
     target: Target
@@ -216,6 +220,7 @@ class Poll:
     version: int = 0
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
+    identity: str = ""
     draining: bool = False  # a PgBouncer that takes no new clients over TCP any more
 
     @property

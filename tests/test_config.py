@@ -85,6 +85,7 @@ def test_every_default_is_the_promised_one(tmp_path: Path) -> None:
     statsd = config.statsd
     assert (statsd.url, statsd.dialect) == ("udp://127.0.0.1:8125", "plain")
     assert (statsd.tags, statsd.rate, statsd.max_packet) == ({}, 1000, 1400)
+    assert statsd.on_vanish == 0
     front, main = config.targets
     assert (front.family, main.family) == (PGBOUNCER, POSTGRES)
     assert (front.collect, front.include_admin) == (COLLECTED, False)
@@ -391,6 +392,31 @@ def test_one_way_to_a_password_is_enough(tmp_path: Path) -> None:
     assert told == "5: postgres.password_command: cannot stand beside password_file: choose one"
 
 
+@pytest.mark.parametrize(
+    ("given_", "meant"), [('"zero"', 0), ('"nothing"', None), ("-1", -1), ("0.5", 0.5)]
+)
+def test_the_last_value_of_what_is_gone(given_: str, meant: float | None, tmp_path: Path) -> None:
+    config = configured(f"[statsd]\non_vanish = {given_}\n{MAIN}", tmp_path)
+    assert config.statsd.on_vanish == meant
+
+
+@pytest.mark.parametrize("given_", ["true", "nan", "-inf", "1e15", '"1"', "[0]", '""'])
+def test_a_last_value_is_a_number_that_every_receiver_reads(given_: str, tmp_path: Path) -> None:
+    told = fault(f"[statsd]\non_vanish = {given_}\n{MAIN}", tmp_path)
+    assert told.startswith('2: statsd.on_vanish: must be "zero", "nothing", or a number')
+
+
+def test_only_a_file_that_lists_the_targets_is_their_inventory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(MAIN, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert load("pgstats.toml", {}, {}, parse_dsn).inventory == path
+    assert load(path, {"postgres": ("host=10.0.0.8",)}, {}, parse_dsn).inventory == ""
+    assert load(path, {}, {"PGSTATS_PGBOUNCER": "host=10.0.0.8"}, parse_dsn).inventory == ""
+    assert by_options({"PGHOST": "10.0.0.8"}).inventory == ""
+
+
 # What is wrong, and where
 
 #: Lines that are wrong, and what is told about them. Each stands in a section of its own kind.
@@ -406,14 +432,14 @@ PLANTED = {
         ('dialect = "grafite"', 'statsd.dialect: must be one of .* did you mean "graphite"[?]'),
         ('rate = "many"', "statsd.rate: must be a whole number of at least 0"),
         ("max_packet = 70000", "statsd.max_packet: must be a whole number from 64 to 65507"),
-        ('on_vanish = "zero"', "statsd.on_vanish: is not available in this version"),
+        ('on_vanish = "null"', 'statsd.on_vanish: must be "zero", "nothing", or a number'),
     ],
     "[[pgbouncer]]": [
         ('collect = ["stats",\n  "polls"]', 'pgbouncer.collect: .* did you mean "pools"[?]'),
         ("tables = 5", r"pgbouncer.tables: unknown key; .* it belongs to \[\[postgres\]\]"),
         ('include_admin = "yes"', "pgbouncer.include_admin: must be true or false"),
         ('name = "a b"', "pgbouncer.name: must be a string of letters"),
-        ("sockets = []", "pgbouncer.sockets: is not available in this version"),
+        ('sockets = "/run/pgb1"', "pgbouncer.sockets: must be a list of strings"),
         ('tags = { le = "1" }', "pgbouncer.tags.le: is a key that"),
         ('password_command = "a \'b"', "pgbouncer.password_command: has an opening quote"),
     ],
@@ -423,6 +449,7 @@ PLANTED = {
         ('databases = "app"', "postgres.databases: must be a list of strings"),
         ('timeout = "0s"', "postgres.timeout: must be a duration above 0"),
         ('exclude_tables = ["${UNSET}"]', "postgres.exclude_tables: needs .* UNSET, which is not"),
+        ('from_pgbouncer = "a"', "postgres.from_pgbouncer: is not available in this version"),
         ('"password_file" = ["x"]', "postgres.password_file: must be a string"),
     ],
 }

@@ -46,7 +46,7 @@ def frame(
     answered = list(zip(*labels, *(values for _, values in picked), strict=True))
     if query.budget is not None:
         answered = _folded(answered, chosen, len(labels), query.budget)
-    return Frame(query, chosen, answered, target, tags or {}), len(strange)
+    return Frame(query, chosen, answered, target, tags or {}, shared), len(strange)
 
 
 def _own_labels(

@@ -28,7 +28,10 @@ HANG_UP = 0.2
 #: Seconds until a database that refused the role is tried again; each try is a line in its log.
 REFUSED_FOR = 600.0
 
-_DISCOVER = """SELECT datname::text AS datname, datname = current_database() AS here
+# The start of the server is its identity: any role may read it, and it is another one after a
+# failover to a standby too, whose counters differ while its system identifier does not.
+_DISCOVER = """SELECT datname::text AS datname, datname = current_database() AS here,
+       extract(epoch FROM pg_postmaster_start_time())::text AS started
   FROM pg_database
  WHERE datallowconn AND NOT datistemplate AND has_database_privilege(oid, 'CONNECT')
  ORDER BY datname"""
@@ -90,8 +93,9 @@ class PostgresAsker:
         except AskError as error:
             poll.failures.append(failure(error))
             return
-        here = next((name for name, current in rows if current), "")
-        names = [name for name, _ in rows if chosen(name, self.target.databases)]
+        here = next((name for name, current, _ in rows if current), "")
+        poll.identity = next((started for *_, started in rows), "")
+        names = [name for name, *_ in rows if chosen(name, self.target.databases)]
         try:
             poll.frames.append(session.answer(DATABASE, poll, {"databases": names}))
         except AskError as error:

@@ -51,6 +51,11 @@ SHIP = Query(
         Metric("errors", "Packets the wire did not take since the start", kind="total"),
         Metric("skipped_values", "Unknown values not sent since the start", kind="total"),
         Metric("altered_names", "Names altered to fit the wire since the start", kind="total"),
+        Metric(
+            "retired_series",
+            "Series that were gone and got their last value since the start",
+            kind="total",
+        ),
     ),
 )
 

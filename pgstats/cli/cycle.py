@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from pgstats import shape
 from pgstats.ask import Asker, asker
@@ -13,43 +12,68 @@ from pgstats.config import Config
 from pgstats.model import Failure, Frame, Poll, Target
 from pgstats.ship import Wire, wire
 from pgstats.spell import DIALECTS, Counts, Speller
+from pgstats.state import State
 
 AT_ONCE = 64  # targets polled at the same time by a one-shot run
 GRACE = 1.0  # seconds an asker may need beyond its timeout to give up
+
+_Shaped = tuple[Target, list[Frame], list[Frame]]  # last values of what is gone, then the rest
 
 
 class Cycle:
     """Spells the polls of a configuration and ships them over one wire."""
 
-    def __init__(self, config: Config, to: Wire | None = None) -> None:
+    def __init__(self, config: Config, state: State, to: Wire | None = None) -> None:
         self._config = config
-        self._memory: dict[str, dict[str, Any]] = {}
+        self._state = state
+        state.expect(config.targets, config.inventory)
         # The time of day at the start, then a clock that nobody sets.
         self._epoch = time.time() - time.monotonic()
         self._counts = Counts()
-        self._spellers: dict[str, Speller] = {}
+        self._retired = 0  # series, since the start
+        self._spellers: dict[tuple[str, str], Speller] = {}
         statsd = config.statsd
         self.wire = to or wire(statsd.url, rate=statsd.rate, max_packet=statsd.max_packet)
 
     def text(self, target: Target | None, frames: Iterable[Frame]) -> str:
         """The lines of frames, with the tags of their target."""
-        name = target.name if target else ""
-        if name not in self._spellers:
+        key = (target.family, target.name) if target else ("", "")
+        if key not in self._spellers:
             tags = {**self._config.statsd.tags, **(target.tags if target else {})}
             dialect = DIALECTS[self._config.statsd.dialect]
-            self._spellers[name] = Speller(dialect, self._config.prefix, tags, self._counts)
-        return "".join(map(self._spellers[name].spell, frames))
+            self._spellers[key] = Speller(dialect, self._config.prefix, tags, self._counts)
+        return "".join(map(self._spellers[key].spell, frames))
 
     def ship(self, polls: Sequence[Poll], seconds: float, skipped_runs: int = 0) -> bool:
         """Ship polls and the account of the shipping; says whether the wire took everything."""
-        text = "".join(self.text(p.target, self._shaped(p, skipped_runs)) for p in polls)
+        with self._state.lock:
+            found = [self._shaped(poll, skipped_runs) for poll in polls] + self._lost()
+        text = "".join(self.text(target, [*last, *frames]) for target, last, frames in found)
         taken = self.wire.ship(text, seconds)
+        self._account_for([(target, last) for target, last, _ in found], taken=taken)
         return self.wire.ship(self.account(), seconds) and taken
 
-    def _shaped(self, poll: Poll, skipped_runs: int) -> list[Frame]:
-        memory = self._memory.setdefault(poll.target.name, {})
+    def _shaped(self, poll: Poll, skipped_runs: int) -> _Shaped:
+        """All that is to be said of a target; the last values come before those of today."""
+        memory = self._state.of(poll.target, poll.identity)
         implied = shape.derived(poll, memory, self._epoch + time.monotonic())
-        return [*implied, *shape.frames(poll, skipped_runs)]
+        frames = [*implied, *shape.frames(poll, skipped_runs)]
+        last = shape.retired(frames, self._state.sent(poll.target), self._config.statsd.on_vanish)
+        return poll.target, last, frames
+
+    def _lost(self) -> list[_Shaped]:
+        """The last values of the targets that have left the configuration."""
+        value = self._config.statsd.on_vanish
+        return [(target, shape.ended(sent, value), []) for target, sent in self._state.lost()]
+
+    def _account_for(self, last: Iterable[tuple[Target, list[Frame]]], *, taken: bool) -> None:
+        """Count the last values, or have them sent again if they may not have arrived."""
+        with self._state.lock:
+            for target, frames in last:
+                if taken:
+                    self._retired += sum(len(f.rows) * len(f.metrics) for f in frames)
+                elif frames:
+                    shape.restore(frames, self._state.sent(target))
 
     def account(self) -> str:
         """The lines of `self.ship`: what became of all others so far."""
@@ -57,6 +81,7 @@ class Cycle:
             **self.wire.counts,
             "skipped_values": self._counts.skipped_values,
             "altered_names": self._counts.altered_names,
+            "retired_series": self._retired,
         }
         return self.text(None, [shape.shipping(numbers)])
 

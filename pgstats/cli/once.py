@@ -11,12 +11,13 @@ import click
 
 from pgstats.cli.main import FAILED, OK, UNAVAILABLE
 from pgstats.cli.options import configured, held, log_of, with_state, with_targets
-from pgstats.log import DEBUG, ERROR, Log
+from pgstats.errors import StateError
+from pgstats.log import DEBUG, ERROR, WARNING, Log
 
 if TYPE_CHECKING:
-    from pgstats.cli.cycle import Cycle
     from pgstats.config import Config
     from pgstats.model import Poll
+    from pgstats.state import State
 
 
 @click.command("once")
@@ -32,35 +33,55 @@ def command(*, dry_run: bool, as_json: bool, **options: Any) -> int:
         raise click.UsageError("--dry-run and --json exclude each other")
     config = configured(options)
     log = log_of(options)
+    if as_json:
+        return _show(config, log)
+    if dry_run:
+        return _spell(config, log)
     with ExitStack() as stack:
-        if not dry_run and not as_json:
-            held(config.state, stack, log, DEBUG)
-        return _once(config, log, dry_run=dry_run, as_json=as_json)
+        return _ship(config, held(config.state, stack, log), log)
 
 
-def _once(config: Config, log: Log, *, dry_run: bool, as_json: bool) -> int:
-    from pgstats.cli.cycle import Cycle, poll_all  # noqa: PLC0415
+def _poll(config: Config, log: Log) -> Sequence[Poll]:
+    from pgstats.cli.cycle import poll_all  # noqa: PLC0415
 
     polls = poll_all(config.targets)
     _tell(polls, log)
-    if as_json:
-        from pgstats.cli.document import document  # noqa: PLC0415
-
-        click.echo(document(polls))
-        return _code(polls)
-    if dry_run:
-        from pgstats.ship import Paper  # noqa: PLC0415
-
-        paper = Paper(config.statsd.max_packet)
-        Cycle(config, paper).ship(polls, seconds=60)
-        for packet in paper.packets:
-            sys.stdout.write(packet.decode() + "\n")
-        return _code(polls)
-    return _ship(Cycle(config), polls, log)
+    return polls
 
 
-def _ship(cycle: Cycle, polls: Sequence[Poll], log: Log) -> int:
+def _show(config: Config, log: Log) -> int:
+    """Print the poll."""
+    from pgstats.cli.document import document  # noqa: PLC0415
+
+    polls = _poll(config, log)
+    click.echo(document(polls))
+    return _code(polls)
+
+
+def _spell(config: Config, log: Log) -> int:
+    """Print what would be shipped, which depends on what was before; nothing is changed."""
+    from pgstats.cli.cycle import Cycle  # noqa: PLC0415
+    from pgstats.ship import Paper  # noqa: PLC0415
+    from pgstats.state import glanced  # noqa: PLC0415
+
+    state = glanced(config.state)
+    if state.fault:
+        log.tell(DEBUG, state.fault)
+    polls = _poll(config, log)
+    paper = Paper(config.statsd.max_packet)
+    Cycle(config, state, paper).ship(polls, seconds=60)
+    for packet in paper.packets:
+        sys.stdout.write(packet.decode() + "\n")
+    return _code(polls)
+
+
+def _ship(config: Config, state: State, log: Log) -> int:
+    from pgstats.cli.cycle import Cycle  # noqa: PLC0415
+
+    polls = _poll(config, log)
+    cycle = Cycle(config, state)
     taken = cycle.ship(polls, seconds=60)
+    _save(state, log)
     counts = cycle.wire.counts
     if not taken:
         log.tell(
@@ -72,6 +93,14 @@ def _ship(cycle: Cycle, polls: Sequence[Poll], log: Log) -> int:
     if not counts["packets"]:
         return UNAVAILABLE
     return _code(polls) or (OK if taken else FAILED)
+
+
+def _save(state: State, log: Log) -> None:
+    """What cannot be remembered is told; the poll was shipped all the same."""
+    try:
+        state.save()
+    except StateError as error:
+        log.tell(WARNING, str(error))
 
 
 def _tell(polls: Sequence[Poll], log: Log) -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pgstats.errors import ConfigError
-from pgstats.log import Log
+from pgstats.errors import ConfigError, StateError, StateLocked
+from pgstats.log import WARNING, Log
 
 if TYPE_CHECKING:
     from pgstats.config import Config
+    from pgstats.state import State
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,14 +98,17 @@ def log_of(options: Mapping[str, Any], *, daemon: bool = False) -> Log:
     return Log(verbosity, os.environ, daemon=daemon)
 
 
-def held(path: str, stack: ExitStack, log: Log, level: int) -> None:
-    """Hold the lock of the state file; no place to write one is told and is no reason to fail."""
-    from pgstats.errors import StateError, StateLocked  # noqa: PLC0415
-    from pgstats.state import locked  # noqa: PLC0415
+def held(path: str, stack: ExitStack, log: Log) -> State:
+    """The state of a file and its lock; without a place to write it, one that is not kept."""
+    from pgstats import state  # noqa: PLC0415
 
     try:
-        stack.enter_context(locked(path))
+        found = stack.enter_context(state.held(path))
     except StateLocked:
         raise
     except StateError as error:
-        log.tell(level, str(error))
+        log.tell(WARNING, str(error))
+        return state.State()
+    if found.fault:
+        log.tell(WARNING, found.fault)
+    return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgstats.cli.options import configured, held, log_of, with_state, with_targets
+from pgstats.errors import StateError
 
 if TYPE_CHECKING:
     from pgstats.cli.cycle import Cycle
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from pgstats.daemon import Job
     from pgstats.log import Log
     from pgstats.model import Target
+    from pgstats.state import State
+
+SAVE_EVERY = 60.0  # seconds; a kill loses no more of what was remembered
 
 
 @click.command("run")
@@ -31,25 +35,27 @@ def command(**options: Any) -> int:
     config = configured(options)
     log = log_of(options, daemon=True)
     with ExitStack() as stack:
-        held(config.state, stack, log, INFO)
+        state = held(config.state, stack, log)
         log.tell(INFO, f"polling {len(config.targets)} targets, shipping to {config.statsd.url}")
-        return serve(
-            jobs(config, log),
-            reload=lambda: jobs(configured(options), log),
+        code = serve(
+            jobs(config, state, log),
+            reload=lambda: jobs(configured(options), state, log),
             tell=log.tell,
             environ=os.environ,
         )
+        _save(state, log)
+        return code
 
 
-def jobs(config: Config, log: Log) -> Sequence[Job]:
-    """One job per target; all ship over one wire."""
+def jobs(config: Config, state: State, log: Log) -> Sequence[Job]:
+    """One job per target; all ship over one wire and share what is remembered."""
     from pgstats.cli.cycle import Cycle  # noqa: PLC0415
 
-    cycle = Cycle(config)
-    return [_job(target, cycle, log) for target in config.targets]
+    cycle = Cycle(config, state)
+    return [_job(target, cycle, state, log) for target in config.targets]
 
 
-def _job(target: Target, cycle: Cycle, log: Log) -> Job:
+def _job(target: Target, cycle: Cycle, state: State, log: Log) -> Job:
     from pgstats.ask import asker  # noqa: PLC0415
     from pgstats.daemon import Done, Job  # noqa: PLC0415
 
@@ -60,6 +66,18 @@ def _job(target: Target, cycle: Cycle, log: Log) -> Job:
         log.state(target.name, "; ".join(map(str, poll.problems())))
         cycle.ship([poll], target.interval, skipped_runs)
         log.state(f"statsd at {cycle.wire.url}", cycle.wire.fault)
+        _save(state, log, SAVE_EVERY)
         return Done(ok=poll.ok, seconds=poll.seconds)
 
     return Job(target.name, target.interval, work, one.close, target.timeout)
+
+
+def _save(state: State, log: Log, every: float = 0.0) -> None:
+    """Keep what is remembered for the next start; trouble is told once."""
+    try:
+        written = state.save(every)
+    except StateError as error:
+        log.state("state", str(error))
+    else:
+        if written:
+            log.state("state", "")

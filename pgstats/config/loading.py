@@ -27,13 +27,17 @@ ParseDsn = Callable[[str], Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Statsd:
-    """Where and how lines are shipped; ``rate`` in datagrams a second, ``max_packet`` in bytes."""
+    """Where and how lines are shipped; ``rate`` in datagrams a second, ``max_packet`` in bytes.
+
+    ``on_vanish`` is the last value of a series that is gone, None for none.
+    """
 
     url: str
     dialect: str
     tags: Mapping[str, str]
     rate: int
     max_packet: int
+    on_vanish: int | float | None
 
 
 class Shown(NamedTuple):
@@ -48,8 +52,9 @@ class Shown(NamedTuple):
 class Config:
     """Everything that was configured. ``interval`` is seconds; ``state`` is "" for none.
 
-    ``path`` is the file that was read, "" for none. ``settings`` holds what `show` prints: the
-    name of each section and its values, every secret already masked.
+    ``path`` is the file that was read, "" for none; ``inventory`` the one that lists the targets,
+    absolute, "" where options or the environment name them. ``settings`` holds what `show` prints:
+    the name of each section and its values, every secret already masked.
     """
 
     prefix: str
@@ -58,6 +63,7 @@ class Config:
     statsd: Statsd
     targets: tuple[Target, ...]
     path: str
+    inventory: str
     settings: tuple[tuple[str, tuple[Shown, ...]], ...]
 
 
@@ -97,6 +103,7 @@ def load(
             for family, entries in zip(families, targets, strict=True)
         ),
         path=file.path,
+        inventory=str(Path(file.path).absolute()) if sections[0].source is file else "",
         settings=_settings([TOP, STATSD, *families], [top, statsd, *targets]),
     )
 

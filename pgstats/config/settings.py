@@ -79,7 +79,12 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("tags", _tags, {}, "added to every line of the tag dialects"),
         Setting("rate", values.whole(0), 1000, "datagrams a second, 0 for no limit"),
         Setting("max_packet", values.whole(64, 65507), 1400, "bytes"),
-        Setting("on_vanish", values.later, None, "last value of a series that is gone"),
+        Setting(
+            "on_vanish",
+            values.last_value,
+            "zero",
+            'last value of a series that is gone: "zero", "nothing" or a number',
+        ),
     ),
     PGBOUNCER: (
         *_TARGET,
@@ -96,7 +101,12 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
             "gauge",
             "`count` also ships what totals grew by as statsd counters",
         ),
-        Setting("sockets", values.later, None, "socket folders of sibling processes"),
+        Setting(
+            "sockets",
+            values.texts,
+            [],
+            "unix_socket_dir of each process behind a shared port (so_reuseport)",
+        ),
     ),
     POSTGRES: (
         *_TARGET,

@@ -88,6 +88,15 @@ def budget(value: object) -> int | None:
         raise Wrong('must be a whole number of at least 0, or "all"') from None
 
 
+def last_value(value: object) -> int | float | None:
+    """The value that ends a series, or None for no value at all."""
+    if value in ("zero", "nothing"):
+        return 0 if value == "zero" else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 10**15:
+        return value
+    raise Wrong('must be "zero", "nothing", or a number, without quotes, below 10^15')
+
+
 def duration(value: object) -> float:
     """A time in seconds."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None

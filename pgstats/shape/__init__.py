@@ -2,5 +2,6 @@
 
 from pgstats.shape.derived import derived
 from pgstats.shape.own import frames, shipping
+from pgstats.shape.retired import ended, restore, retired
 
-__all__ = ["derived", "frames", "shipping"]
+__all__ = ["derived", "ended", "frames", "restore", "retired", "shipping"]

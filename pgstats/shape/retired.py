@@ -1,0 +1,183 @@
+"""Series that are gone get one last value: statsd repeats a gauge for ever that nobody sets.
+
+A row is gone when its group was answered without it: a pool was reaped, a table was dropped or
+left the budget. A target that is down, and a query or a database that failed, answer nothing, so
+that all their rows stay. A database that is no longer listed takes its rows with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pgstats.catalogue.postgres import DATABASE
+from pgstats.model import OTHER, Frame, Metric, Number, Query, Row
+
+Memory = dict[str, Any]
+Names = tuple[str, ...]
+
+
+class _Place(NamedTuple):
+    """Where rows are told apart by their labels alone."""
+
+    family: str
+    group: str
+    target: str
+    tags: tuple[tuple[str, str], ...]
+    labels: Names
+
+
+#: Rows by their labels, None for `OTHER`, and the metrics that were ever sent of each.
+_Rows = dict[Row, Names]
+_Places = dict[_Place, _Rows]
+
+
+def retired(frames: Sequence[Frame], sent: Memory, last: Number | None) -> list[Frame]:
+    """The last values of the rows of a target that are gone, as one frame a group.
+
+    ``frames`` is all that is shipped of the target now, ``sent`` what was shipped before, and is
+    brought up to date. With no ``last`` value nothing is sent and nothing remembered.
+    """
+    if last is None:
+        sent.clear()
+        return []
+    answers = _Answers(frames)
+    gone: _Places = {}
+    for place, rows in _recalled(sent).items():
+        here = answers.places.setdefault(place, {})
+        for labels, names in rows.items():
+            now = here.get(labels)
+            if now is None and answers.rule_out(place, labels):
+                gone.setdefault(place, {})[labels] = names
+            elif now != names:
+                here[labels] = answers.joined(names, now or ())
+    _remember(answers.places, sent)
+    return _frames(gone, last)
+
+
+def ended(sent: Memory, last: Number | None) -> list[Frame]:
+    """The last values of all rows of a target, which is polled no more."""
+    return [] if last is None else _frames(_recalled(sent), last)
+
+
+def restore(frames: Iterable[Frame], sent: Memory) -> None:
+    """Count last values that could not be shipped among what was sent: they are due again."""
+    places = _recalled(sent)
+    for place, rows in _Answers(frames).places.items():
+        places[place] = rows | places.get(place, {})
+    _remember(places, sent)
+
+
+class _Answers:
+    """What frames say: which rows there are, and of which others they know."""
+
+    def __init__(self, frames: Iterable[Frame]) -> None:
+        self.places: _Places = {}
+        self._scopes: dict[_Place, set[Row]] = {}
+        self._databases: set[object] | None = None
+        self._unions: dict[tuple[Names, Names], Names] = {}
+        for frame in frames:
+            self._add(frame)
+
+    def _add(self, frame: Frame) -> None:
+        place = _place(frame)
+        rows = self.places.setdefault(place, {})
+        for labels, names in _sent(frame):
+            before = rows.get(labels)
+            rows[labels] = names if before is None else self.joined(before, names)
+        self._scopes.setdefault(place, set()).add(frame.scope)
+        if frame.query is DATABASE:
+            self._databases = {row[0] for row in frame.rows}
+
+    def joined(self, names: Names, more: Names) -> Names:
+        """Both, each name once."""
+        if (names, more) not in self._unions:
+            self._unions[names, more] = tuple(dict.fromkeys((*names, *more)))
+        return self._unions[names, more]
+
+    def rule_out(self, place: _Place, labels: Row) -> bool:
+        """Whether a row that is not here cannot be anywhere else."""
+        scopes = self._scopes.get(place, ())
+        if any(labels[: len(scope)] == scope for scope in scopes):
+            return True
+        return (
+            place.labels[:1] == tuple(DATABASE.labels)
+            and self._databases is not None
+            and labels[0] not in self._databases
+        )
+
+
+def _place(frame: Frame) -> _Place:
+    query = frame.query
+    tags = tuple(frame.tags.items())
+    return _Place(query.family, query.group, frame.target, tags, tuple(query.labels))
+
+
+def _sent(frame: Frame) -> Iterable[tuple[Row, Names]]:
+    """The labels of each row, and the names of the gauges that it sends: unknown ones are not."""
+    width = len(frame.query.labels)
+    numbered = enumerate(frame.metrics, width)
+    gauges = [(at, metric.name) for at, metric in numbered if metric.kind != "count"]
+    every = tuple(name for _, name in gauges)
+    some: dict[Row, Names] = {}
+    for row in frame.rows:
+        names = every
+        if None in row:
+            known = tuple([row[at] is not None for at, _ in gauges])
+            if known not in some:
+                some[known] = tuple(
+                    name for (_, name), sent in zip(gauges, known, strict=True) if sent
+                )
+            names = some[known]
+        labels = row[:width]
+        if OTHER in labels:
+            labels = tuple(None if label is OTHER else label for label in labels)
+        yield labels, names
+
+
+def _frames(places: Mapping[_Place, _Rows], last: Number) -> list[Frame]:
+    """One frame for each place and set of metrics, every number the last one."""
+    return [
+        Frame(
+            Query(place.family, place.group, metrics, labels=dict.fromkeys(place.labels, "")),
+            metrics,
+            [
+                (*(OTHER if label is None else label for label in row), *[last] * len(names))
+                for row in rows
+            ],
+            place.target,
+            dict(place.tags),
+        )
+        for place, known in places.items()
+        for names, rows in _by_names(known).items()
+        if names
+        for metrics in [tuple(Metric(name, "") for name in names)]
+    ]
+
+
+def _by_names(rows: _Rows) -> dict[Names, list[Row]]:
+    """Rows that send the same metrics together: there are few such sets."""
+    found: dict[Names, list[Row]] = {}
+    for labels, names in rows.items():
+        found.setdefault(names, []).append(labels)
+    return found
+
+
+def _remember(places: _Places, sent: Memory) -> None:
+    """Note the rows as plain data: [place, [metrics, [labels of a row, ...]], ...]."""
+    sent["rows"] = [[place, *_by_names(rows).items()] for place, rows in places.items() if rows]
+
+
+def _recalled(sent: Memory) -> _Places:
+    """The rows that were noted, now or by another process."""
+    return {
+        _Place(family, group, target, tuple(map(tuple, tags)), tuple(labels)): _rows(blocks)
+        for (family, group, target, tags, labels), *blocks in sent.get("rows", ())
+    }
+
+
+def _rows(blocks: Iterable[tuple[Sequence[str], Sequence[Sequence[str | None]]]]) -> _Rows:
+    found: _Rows = {}
+    for names, rows in blocks:
+        found |= dict.fromkeys(map(tuple, rows), tuple(names))
+    return found
