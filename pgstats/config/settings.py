@@ -101,12 +101,7 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
             "gauge",
             "`count` also ships what totals grew by as statsd counters",
         ),
-        Setting(
-            "sockets",
-            values.texts,
-            [],
-            "unix_socket_dir of each process behind a shared port (so_reuseport)",
-        ),
+        Setting("sockets", values.later, None, "socket folders of sibling processes"),
     ),
     POSTGRES: (
         *_TARGET,
