@@ -56,7 +56,7 @@ class Log:
             with self._lock, suppress(OSError):  # a log that is gone is no reason to end
                 self._write(line)
 
-    def state(self, key: str, fault: str) -> None:
+    def state(self, key: str, fault: str, level: int = ERROR) -> None:
         """Tells a fault when it appears or becomes another, and when it is gone ("").
 
         A fault that differs only in its numbers ("timeout after 8.01 s") is the same.
@@ -67,7 +67,7 @@ class Log:
             if fault:
                 self._faults[key] = fault, since
         if _gist(fault) != _gist(before):
-            self.tell(*((ERROR, f"{key}: {fault}") if fault else (NOTICE, _well(key, now - since))))
+            self.tell(*((level, f"{key}: {fault}") if fault else (NOTICE, _well(key, now - since))))
 
     def _head(self, level: int) -> str:
         """What stands before the text."""

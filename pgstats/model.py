@@ -55,7 +55,8 @@ class Metric:
     asks instead when that is cheaper. ``plus`` adds further columns, each with its factor
     (``maxwait`` + 0.000001 x ``maxwait_us``). ``formerly`` are the names older servers gave the
     same column. ``words`` are the numbers that stand for a text column's values, "*" for any
-    other. ``fold`` (sum, max, mean) says how rows that become one are combined. ``since`` and
+    other. ``fold`` (sum, max, mean) says how rows that become one are combined, ``across`` how
+    the numbers of the processes behind one port are ("" for not at all). ``since`` and
     ``until`` are server versions as libpq numbers them (150018, 11800); ``until`` is the first
     one without it; 0 leaves the side open. From ``wrong_since`` on until before ``right_since``
     servers give a wrong number, which is not sent.
@@ -74,6 +75,7 @@ class Metric:
     formerly: tuple[str, ...] = ()
     words: Mapping[str, float] = field(default_factory=dict)
     fold: str = ""
+    across: str = "sum"
     since: int = 0
     until: int = 0
     wrong_since: int = 0
@@ -166,10 +168,26 @@ class Target:
     collect: tuple[str, ...] = ()
     counters: str = "gauge"
     include_admin: bool = False
+    sockets: tuple[str, ...] = ()  # socket folders of the processes behind one port
+    peer: str = ""  # which of them this is
     databases: tuple[str, ...] = ("*",)
     tables: int | None = 50
     exclude_tables: tuple[str, ...] = ()
     pooled: bool = False
+
+    @property
+    def title(self) -> str:
+        """The name on the wire where there are no tags: one process of a group has its number."""
+        return f"{self.name}-{self.peer}" if self.peer else self.name
+
+    @property
+    def also(self) -> Mapping[str, str]:
+        """What belongs to the target's name besides ``name``: the tag of one process of a group."""
+        return {"peer": self.peer} if self.peer else {}
+
+    def frame(self, query: Query, metrics: tuple[Metric, ...], rows: Sequence[Row]) -> Frame:
+        """A frame about this target."""
+        return Frame(query, metrics, rows, self.name, self.also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +240,9 @@ class Poll:
     counts: dict[str, int] = field(default_factory=dict)
     identity: str = ""
     draining: bool = False  # a PgBouncer that takes no new clients over TCP any more
+    siblings: list[tuple[str, str, str]] = field(default_factory=list)  # number, folder, port
+    peers: list[Poll] = field(default_factory=list)  # instead of frames: a poll of each process
+    notes: list[str] = field(default_factory=list)  # nothing failed, but somebody should know
 
     @property
     def up(self) -> bool:

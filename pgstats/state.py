@@ -34,7 +34,7 @@ _VERSION = 1
 _HEAD = re.compile(rb"pgstats state ([0-9]{1,9}) ([0-9a-f]{8})\n")
 
 Memory = dict[str, Any]
-_Key = tuple[str, str]
+_Key = tuple[str, str, str]
 
 
 @dataclass
@@ -43,6 +43,7 @@ class _Entry:
 
     family: str
     name: str
+    peer: str = ""
     identity: str = ""
     inventory: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class State:
         self._path, self._largest = path, largest
         self._entries: dict[_Key, _Entry] = {}  # the one used last is the last
         self._inventory = ""
-        self._expected: set[_Key] = set()
+        self._expected: set[tuple[str, str]] = set()
         self._saving = threading.Lock()
         self._saved = -math.inf
 
@@ -97,10 +98,10 @@ class State:
         lost = [
             key
             for key, entry in self._entries.items()
-            if entry.inventory == self._inventory != "" and key not in self._expected
+            if entry.inventory == self._inventory != "" and key[:2] not in self._expected
         ]
         entries = [self._entries.pop(key) for key in lost]
-        return [(Target(e.family, e.name, "", tags=e.tags), e.sent) for e in entries]
+        return [(Target(e.family, e.name, "", tags=e.tags, peer=e.peer), e.sent) for e in entries]
 
     def save(self, every: float = 0.0) -> bool:
         """Write the file, unless that was tried less than ``every`` seconds ago; says whether.
@@ -129,10 +130,11 @@ class State:
             why = getattr(error, "strerror", None) or str(error)
             self.fault = f"{path}: {why}; starting without what was remembered"
         else:
-            self._entries = {(e["family"], e["name"]): _Entry(**e) for e in found}
+            entries = [_Entry(**entry) for entry in found]
+            self._entries = {(e.family, e.name, e.peer): e for e in entries}
 
     def _entry(self, target: Target) -> _Entry:
-        key = target.family, target.name
+        key = target.family, target.name, target.peer
         entry = self._entries.pop(key, None) or _Entry(*key)
         entry.tags, entry.inventory = dict(target.tags), self._inventory
         self._entries[key] = entry

@@ -439,7 +439,7 @@ PLANTED = {
         ("tables = 5", r"pgbouncer.tables: unknown key; .* it belongs to \[\[postgres\]\]"),
         ('include_admin = "yes"', "pgbouncer.include_admin: must be true or false"),
         ('name = "a b"', "pgbouncer.name: must be a string of letters"),
-        ("sockets = []", "pgbouncer.sockets: is not available in this version"),
+        ('sockets = "/run/pgb1"', "pgbouncer.sockets: must be a list of strings"),
         ('tags = { le = "1" }', "pgbouncer.tags.le: is a key that"),
         ('password_command = "a \'b"', "pgbouncer.password_command: has an opening quote"),
     ],

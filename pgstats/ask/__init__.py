@@ -1,7 +1,8 @@
 """Asks a target every question that fits it: the only door to psycopg2."""
 
 from pgstats.ask.asker import Asker, asker
+from pgstats.ask.burst import Burst
 from pgstats.ask.connection import parse_dsn
 from pgstats.ask.proof import prove
 
-__all__ = ["Asker", "asker", "parse_dsn", "prove"]
+__all__ = ["Asker", "Burst", "asker", "parse_dsn", "prove"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from pgstats.ask.burst import Burst
 from pgstats.ask.pgbouncer import PgBouncerAsker
 from pgstats.ask.postgres import PostgresAsker
 from pgstats.model import PGBOUNCER, Poll, Target
@@ -21,6 +22,8 @@ class Asker(Protocol):
         """Let go of what was kept between polls."""
 
 
-def asker(target: Target) -> Asker:
-    """An asker that fits the target."""
-    return PgBouncerAsker(target) if target.family == PGBOUNCER else PostgresAsker(target)
+def asker(target: Target, burst: Burst | None = None) -> Asker:
+    """An asker that fits the target; with a ``burst`` a PgBouncer's pools are sampled as well."""
+    if target.family == PGBOUNCER:
+        return PgBouncerAsker(target, burst)
+    return PostgresAsker(target)

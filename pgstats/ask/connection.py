@@ -88,6 +88,13 @@ def parse_dsn(dsn: str) -> dict[str, str]:
     return found
 
 
+def moved(dsn: str, host: str, port: str = "") -> str:
+    """The same connection string, but to another host or socket folder."""
+    given = parse_dsn(dsn) | {"host": host}
+    given.pop("hostaddr", None)
+    return str(extensions.make_dsn(**(given | ({"port": port} if port else {}))))
+
+
 def _dsn_fault(message: str) -> str:
     """A safe sentence; a keyword is named only when it is nearly a known one."""
     if found := re.search(r'invalid connection option "(\w+)"', message):

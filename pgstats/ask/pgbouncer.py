@@ -3,71 +3,202 @@
 A held console connection would block PgBouncer's rolling restart and keep a SUSPEND from ending
 by itself, so there is never one between polls. The console takes one command per query, no
 BEGIN, no ping, no options; which commands exist follows from the version it tells at login.
+
+Several processes may share one port (so_reuseport); a login meets one of them by chance. Each has
+a unix socket of its own, which SHOW PEERS (1.19+) or the configuration names: then every process
+is polled by itself.
 """
 
 from __future__ import annotations
 
+import socket
 import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
 
 from pgstats.ask.answer import frame
-from pgstats.ask.connection import Connection, parse_dsn
+from pgstats.ask.burst import Burst, peaks
+from pgstats.ask.connection import Connection, moved, parse_dsn
 from pgstats.ask.failure import failure, remedy
 from pgstats.ask.password import password
 from pgstats.catalogue import COLLECTED
-from pgstats.catalogue.pgbouncer import QUERIES
+from pgstats.catalogue.pgbouncer import CONFIG, PEERS, POOLS, QUERIES
 from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, Frame, Poll, Query, Target
 
 ADMIN = "pgbouncer"  # the console's own pseudo-database, which also has a pool and statistics
+#: From this version on a process that is shut down keeps its unix socket for the console.
+DRAINS_VISIBLY = 12500
 
 
 class PgBouncerAsker:
-    """Asks one PgBouncer; each poll is a connection of its own."""
+    """Asks one PgBouncer, or each of the processes behind its port."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, burst: Burst | None = None) -> None:
         self.target = target
+        self._burst = burst
 
     def poll(self) -> Poll:
-        """All answers of one poll."""
+        """All answers of one poll; of several processes as ``peers`` of a poll without frames."""
         started = time.monotonic()
-        poll = Poll(self.target, counts={"unknown_columns": 0})
-        try:
-            console = connect(self.target, started + self.target.timeout)
-        except AskError as error:
-            poll.down = failure(error)
+        allowed = self.target.timeout + (self._burst.seconds if self._burst else 0.0)
+        until = started + allowed
+        if self.target.sockets:
+            poll = Poll(self.target)
+            siblings = [
+                sibling(self.target, str(number), folder)
+                for number, folder in enumerate(self.target.sockets, 1)
+            ]
         else:
-            try:
-                self._read(console, poll)
-            finally:
-                console.close()
+            poll = _Visit(self.target, until, self._burst).poll
+            siblings = [sibling(self.target, *peer) for peer in poll.siblings]
+        if siblings:
+            poll = Poll(self.target, peers=self._visit_all(siblings, started, allowed))
         poll.seconds = time.monotonic() - started
         return poll
 
     def close(self) -> None:
         """Nothing is kept between polls."""
 
-    def _read(self, console: Connection, poll: Poll) -> None:
+    def _visit_all(self, siblings: Sequence[Target], started: float, allowed: float) -> list[Poll]:
+        """A poll of each process; one that hangs leaves the others their share of the time."""
+        share = allowed / len(siblings)
+        return [
+            _Visit(one, started + share * number, self._burst).poll
+            for number, one in enumerate(siblings, 1)
+        ]
+
+
+class _Visit:
+    """One connection to one process: asks all there is to ask."""
+
+    def __init__(self, target: Target, until: float, burst: Burst | None) -> None:
+        started = time.monotonic()
+        self.target = target
+        self.poll = Poll(target, counts={"unknown_columns": 0})
+        self._until = until
+        self._texts: dict[str, str] = {}
+        try:
+            console = connect(target, until)
+        except AskError as error:
+            self.poll.down = failure(error)
+        else:
+            with closing(console):
+                self._read(console, burst)
+        self.poll.seconds = time.monotonic() - started
+
+    def _read(self, console: Connection, burst: Burst | None) -> None:
+        poll = self.poll
         poll.version = console.version
         for query in wanted(self.target, console.version):
-            try:
-                found, strange = self._answer(console, query)
-            except AskError as error:
-                poll.failures.append(failure(error))
-            else:
-                poll.frames.append(found)
-                poll.counts["unknown_columns"] += strange
             if console.closed:
                 break
+            self._try(lambda query=query: self._answer(console, query))  # type: ignore[misc]
+        if burst and not console.closed:
+            self._try(lambda: self._sample(console, burst))
         if console.closed and not poll.frames:
             poll.down = poll.failures.pop()
+            return
+        self._look_around(console)
 
-    def _answer(self, console: Connection, query: Query) -> tuple[Frame, int]:
+    def _try(self, ask: Callable[[], None]) -> None:
+        try:
+            ask()
+        except AskError as error:
+            self.poll.failures.append(failure(error))
+
+    def _answer(self, console: Connection, query: Query) -> None:
+        columns, rows = self._ask(console, query)
+        found, strange = frame(
+            query, console.version, columns, rows, target=self.target.name, tags=self.target.also
+        )
+        self.poll.frames.append(found)
+        self.poll.counts["unknown_columns"] += strange
+
+    def _ask(
+        self, console: Connection, query: Query
+    ) -> tuple[dict[str, bool], list[tuple[Any, ...]]]:
+        """The answer to a command, without the console's own database unless that is wanted."""
         columns, rows = console.ask(query.sql)
         name = query.labels.get("database")
-        if name and not self.target.include_admin:
+        if name in columns and not self.target.include_admin:
             at = list(columns).index(name)
             rows = [row for row in rows if row[at] != ADMIN]
-        return frame(query, console.version, columns, rows, target=self.target.name)
+        if query is CONFIG:
+            key, value = (list(columns).index(column) for column in ("key", "value"))
+            self._texts = {row[key]: row[value] or "" for row in rows}
+        return columns, rows
+
+    def _sample(self, console: Connection, burst: Burst) -> None:
+        """Ask for the pools again and again, and keep what the poll alone would have missed."""
+        samples: list[Frame] = []
+        for _ in range(burst.times):
+            if samples:
+                time.sleep(max(0.0, min(burst.every, self._until - time.monotonic())))
+            columns, rows = self._ask(console, POOLS)
+            samples.append(frame(POOLS, console.version, columns, rows, target=self.target.name)[0])
+        self.poll.frames.append(peaks(samples, self.target))
+
+    def _look_around(self, console: Connection) -> None:
+        """Find out about siblings on the same port, and whether the port still is open."""
+        poll = self.poll
+        if _by_socket(self.target):
+            poll.draining = console.version >= DRAINS_VISIBLY and _refuses_tcp(self._texts)
+        elif self._texts.get("so_reuseport") == "1":
+            poll.siblings = _siblings(console) if _on_this_host(self.target) else []
+            if not poll.siblings:
+                poll.notes.append(
+                    "so_reuseport is on: this is one of several processes, met by chance "
+                    "(name their socket folders with sockets = [...], or give each a peer_id "
+                    "in pgbouncer.ini from 1.19 on)"
+                )
+
+
+def _by_socket(target: Target) -> bool:
+    """Whether the DSN leads to a unix socket, and so always to the same process."""
+    given = parse_dsn(target.dsn)
+    return "hostaddr" not in given and given.get("host", "/").startswith("/")
+
+
+def _on_this_host(target: Target) -> bool:
+    given = parse_dsn(target.dsn)
+    host = given.get("hostaddr") or given.get("host", "")
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _siblings(console: Connection) -> list[tuple[str, str, str]]:
+    """Number, socket folder and port of each process that SHOW PEERS knows, this one included."""
+    if console.version < PEERS.since:
+        return []
+    try:
+        columns, rows = console.ask(PEERS.sql)
+    except AskError:
+        return []  # told already where it was asked for by name
+    at = [list(columns).index(name) for name in ("peer_id", "host", "port")]
+    found = [tuple(str(row[n]) for n in at) for row in rows]
+    return [(number, host, port) for number, host, port in found if host.startswith("/")]
+
+
+def _refuses_tcp(config: dict[str, str]) -> bool:
+    """Whether nobody takes new clients on the port that the configuration names."""
+    hosts = config.get("listen_addr", "").split(",")
+    if not hosts[0].strip():
+        return False
+    host = "127.0.0.1" if hosts[0].strip() == "*" else hosts[0].strip()
+    try:
+        socket.create_connection((host, int(config["listen_port"])), timeout=0.5).close()
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError, KeyError):
+        return False
+    return False
+
+
+def sibling(target: Target, peer: str, folder: str, port: str = "") -> Target:
+    """The same target, but one process of it."""
+    return replace(target, dsn=moved(target.dsn, folder, port), peer=peer, sockets=())
 
 
 def wanted(target: Target, version: int) -> list[Query]:

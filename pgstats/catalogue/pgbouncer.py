@@ -117,8 +117,8 @@ LISTS = Query(
     source="SHOW LISTS",
     pairs=("list", "items"),
     metrics=(
-        Metric("databases", "Databases known"),
-        Metric("users", "Users known"),
+        Metric("databases", "Databases known", across="max"),
+        Metric("users", "Users known", across="max"),
         Metric("pools", "Pools"),
         Metric("free_clients", "Client slots kept for reuse; not the capacity left"),
         Metric("used_clients", "Clients connected: what max_client_conn limits"),
@@ -162,8 +162,8 @@ DATABASES = Query(
             since=12400,
         ),
         Metric("current_client_connections", "Clients connected to the database", since=12400),
-        Metric("paused", "1 while PAUSE or KILL of this database is in force"),
-        Metric("disabled", "1 while DISABLE of this database is in force"),
+        Metric("paused", "1 while PAUSE or KILL of this database is in force", across="max"),
+        Metric("disabled", "1 while DISABLE of this database is in force", across="max"),
     ),
 )
 
@@ -175,9 +175,16 @@ STATE = Query(
     pairs=("key", "value"),
     since=11900,
     metrics=(
-        Metric("active", "1 while PgBouncer is neither paused nor suspended", words=_YES_NO),
-        Metric("paused", "1 while a PAUSE of all databases is in force", words=_YES_NO),
-        Metric("suspended", "1 while a SUSPEND is in force", words=_YES_NO),
+        Metric(
+            "active",
+            "1 while PgBouncer is neither paused nor suspended",
+            words=_YES_NO,
+            across="max",
+        ),
+        Metric(
+            "paused", "1 while a PAUSE of all databases is in force", words=_YES_NO, across="max"
+        ),
+        Metric("suspended", "1 while a SUSPEND is in force", words=_YES_NO, across="max"),
     ),
 )
 
@@ -213,7 +220,9 @@ CONFIG = Query(
             since=12400,
         ),
         Metric("max_prepared_statements", "Prepared statements kept for a server", since=12100),
-        Metric("pool_mode", "1 session, 2 transaction, 3 statement", words=_POOL_MODES),
+        Metric(
+            "pool_mode", "1 session, 2 transaction, 3 statement", words=_POOL_MODES, across="max"
+        ),
         _seconds("query_timeout", "Limit of a query; 0 is no limit"),
         _seconds("query_wait_timeout", "Limit of the wait for a server; 0 is no limit"),
         _seconds("idle_transaction_timeout", "Limit of an idle transaction; 0 is no limit"),
@@ -221,8 +230,15 @@ CONFIG = Query(
         _seconds("server_idle_timeout", "Idle time after which a server is closed"),
         _seconds("server_lifetime", "Age at which a server is closed"),
         _seconds("stats_period", "How often PgBouncer renews its averages"),
-        Metric("so_reuseport", "1 when several processes may share the port", since=11200),
-        Metric("peer_id", "Number of this process among its siblings; 0 is none", since=11900),
+        Metric(
+            "so_reuseport", "1 when several processes may share the port", since=11200, across="max"
+        ),
+        Metric(
+            "peer_id",
+            "Number of this process among its siblings; 0 is none",
+            since=11900,
+            across="",
+        ),
     ),
 )
 
@@ -529,6 +545,31 @@ CROWDING = Query(
     ),
 )
 
+#: Columns of SHOW POOLS that a burst looks at, and what it tells of each.
+BURST_OF = ("cl_waiting", "maxwait_seconds", "sv_active")
+_BURST_TELLS = {
+    "min": "Least",
+    "mean": "Mean",
+    "max": "Greatest",
+    "p95": "95th percentile of",
+}
+
+BURST = Query(
+    PGBOUNCER,
+    "pools",
+    labels=POOLS.labels,
+    metrics=tuple(
+        Metric(
+            f"{name.removesuffix('_seconds')}_{tells}" + "_seconds" * name.endswith("_seconds"),
+            f"{text} {name} over the samples of `once --sample`",
+            unit="seconds" if name.endswith("_seconds") else "",
+            across="sum" if tells == "mean" else "",  # peaks of processes need not coincide
+        )
+        for name in BURST_OF
+        for tells, text in _BURST_TELLS.items()
+    ),
+)
+
 LIFECYCLE = Query(
     PGBOUNCER,
     "state",
@@ -542,7 +583,7 @@ LIFECYCLE = Query(
 )
 
 #: All that pgstats computes from the answers.
-COMPUTED = (*(q for pair in DERIVED.values() for q in pair), SATURATION, CROWDING, LIFECYCLE)
+COMPUTED = (*(q for pair in DERIVED.values() for q in pair), SATURATION, CROWDING, BURST, LIFECYCLE)
 
 QUERIES = (
     *(STATS, POOLS, LISTS, DATABASES, STATE, CONFIG),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from pgstats import shape
-from pgstats.ask import Asker, asker
+from pgstats.ask import Asker, Burst, asker
 from pgstats.config import Config
 from pgstats.model import Failure, Frame, Poll, Target
 from pgstats.ship import Wire, wire
@@ -86,14 +86,15 @@ class Cycle:
         return self.text(None, [shape.shipping(numbers)])
 
 
-def poll_all(targets: Sequence[Target]) -> list[Poll]:
+def poll_all(targets: Sequence[Target], burst: Burst | None = None) -> list[Poll]:
     """One poll of each target, side by side, in the order of the targets.
 
+    Where several processes share a port, their group comes first, then each of them.
     An asker keeps its own deadline; should one hang all the same (in the system's resolver, say)
     it is left behind and its target counts as down.
     """
     if len(targets) == 1:
-        return [_poll(asker(targets[0]))]
+        return shape.spread(_poll(asker(targets[0], burst)))
     polls: dict[int, Poll] = {}
     queue = iter(enumerate(targets))
     lock = threading.Lock()
@@ -104,16 +105,18 @@ def poll_all(targets: Sequence[Target]) -> list[Poll]:
                 at, target = next(queue, (-1, None))
             if target is None:
                 return
-            polls[at] = _poll(asker(target))
+            polls[at] = _poll(asker(target, burst))
 
     threads = [threading.Thread(target=work, daemon=True) for _ in targets[:AT_ONCE]]
     rounds = -(-len(targets) // AT_ONCE)
-    until = time.monotonic() + rounds * max(target.timeout for target in targets) + GRACE
+    longest = max(target.timeout for target in targets) + (burst.seconds if burst else 0.0)
+    until = time.monotonic() + rounds * longest + GRACE
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
-    return [polls.get(at) or _abandoned(target) for at, target in enumerate(targets)]
+    found = [polls.get(at) or _abandoned(target) for at, target in enumerate(targets)]
+    return [one for poll in found for one in shape.spread(poll)]
 
 
 def _poll(one: Asker) -> Poll:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgstats.cli.main import FAILED, OK, UNAVAILABLE
-from pgstats.cli.options import configured, held, log_of, with_state, with_targets
+from pgstats.cli.options import SECONDS, configured, held, log_of, with_state, with_targets
 from pgstats.errors import StateError
 from pgstats.log import DEBUG, ERROR, WARNING, Log
 
@@ -26,39 +26,49 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Print the lines that would be shipped; ship nothing."
 )
+@click.option(
+    "--sample",
+    type=click.IntRange(2, 1000),
+    metavar="N",
+    help="Look at each PgBouncer's pools so many times, and ship least, mean, greatest and p95.",
+)
+@click.option("--every", type=SECONDS, default="200ms", help="Time between two samples [200ms].")
 @click.option("--json", "as_json", is_flag=True, help="Print the poll as JSON; ship nothing.")
-def command(*, dry_run: bool, as_json: bool, **options: Any) -> int:
+def command(
+    *, dry_run: bool, as_json: bool, sample: int | None, every: float, **options: Any
+) -> int:
     """Polls every target once, ships, and exits: for cron and systemd timers."""
     if dry_run and as_json:
         raise click.UsageError("--dry-run and --json exclude each other")
     config = configured(options)
     log = log_of(options)
-    if as_json:
-        return _show(config, log)
-    if dry_run:
-        return _spell(config, log)
     with ExitStack() as stack:
-        return _ship(config, held(config.state, stack, log), log)
+        # The lock comes before the poll: a run that may not ship asks nobody anything.
+        state = None if as_json or dry_run else held(config.state, stack, log)
+        polls = _poll(config, log, sample or 0, every)
+        if state:
+            return _ship(config, state, polls, log)
+        return _show(polls) if as_json else _spell(config, polls, log)
 
 
-def _poll(config: Config, log: Log) -> Sequence[Poll]:
+def _poll(config: Config, log: Log, sample: int, every: float) -> Sequence[Poll]:
+    from pgstats.ask import Burst  # noqa: PLC0415
     from pgstats.cli.cycle import poll_all  # noqa: PLC0415
 
-    polls = poll_all(config.targets)
-    _tell(polls, log)
+    polls = poll_all(config.targets, Burst(sample, every) if sample else None)
+    _tell([poll for poll in polls if not poll.target.peer], log)
     return polls
 
 
-def _show(config: Config, log: Log) -> int:
+def _show(polls: Sequence[Poll]) -> int:
     """Print the poll."""
     from pgstats.cli.document import document  # noqa: PLC0415
 
-    polls = _poll(config, log)
     click.echo(document(polls))
     return _code(polls)
 
 
-def _spell(config: Config, log: Log) -> int:
+def _spell(config: Config, polls: Sequence[Poll], log: Log) -> int:
     """Print what would be shipped, which depends on what was before; nothing is changed."""
     from pgstats.cli.cycle import Cycle  # noqa: PLC0415
     from pgstats.ship import Paper  # noqa: PLC0415
@@ -67,7 +77,6 @@ def _spell(config: Config, log: Log) -> int:
     state = glanced(config.state)
     if state.fault:
         log.tell(DEBUG, state.fault)
-    polls = _poll(config, log)
     paper = Paper(config.statsd.max_packet)
     Cycle(config, state, paper).ship(polls, seconds=60)
     for packet in paper.packets:
@@ -75,10 +84,9 @@ def _spell(config: Config, log: Log) -> int:
     return _code(polls)
 
 
-def _ship(config: Config, state: State, log: Log) -> int:
+def _ship(config: Config, state: State, polls: Sequence[Poll], log: Log) -> int:
     from pgstats.cli.cycle import Cycle  # noqa: PLC0415
 
-    polls = _poll(config, log)
     cycle = Cycle(config, state)
     taken = cycle.ship(polls, seconds=60)
     _save(state, log)
@@ -107,6 +115,8 @@ def _tell(polls: Sequence[Poll], log: Log) -> None:
     for poll in polls:
         for problem in poll.problems():
             log.tell(ERROR, f"{poll.target.name}: {problem}")
+        for note in poll.notes:
+            log.tell(DEBUG, f"{poll.target.name}: {note}")
         log.tell(DEBUG, f"{poll.target.name}: polled in {poll.seconds * 1000:.0f} ms")
         if refused := poll.counts.get("databases_refused"):
             log.tell(DEBUG, f"{poll.target.name}: {refused} databases let this role not in")
@@ -115,6 +125,7 @@ def _tell(polls: Sequence[Poll], log: Log) -> None:
 
 
 def _code(polls: Sequence[Poll]) -> int:
+    polls = [poll for poll in polls if not poll.target.peer]  # the group speaks for them
     if not any(poll.up for poll in polls):
         return UNAVAILABLE
     return OK if all(poll.ok for poll in polls) else FAILED

@@ -11,6 +11,7 @@ import click
 
 from pgstats.cli.options import configured, held, log_of, with_state, with_targets
 from pgstats.errors import StateError
+from pgstats.log import WARNING
 
 if TYPE_CHECKING:
     from pgstats.cli.cycle import Cycle
@@ -58,13 +59,15 @@ def jobs(config: Config, state: State, log: Log) -> Sequence[Job]:
 def _job(target: Target, cycle: Cycle, state: State, log: Log) -> Job:
     from pgstats.ask import asker  # noqa: PLC0415
     from pgstats.daemon import Done, Job  # noqa: PLC0415
+    from pgstats.shape import spread  # noqa: PLC0415
 
     one = asker(target)
 
     def work(skipped_runs: int) -> Done:
-        poll = one.poll()
+        poll, *peers = spread(one.poll())
         log.state(target.name, "; ".join(map(str, poll.problems())))
-        cycle.ship([poll], target.interval, skipped_runs)
+        log.state(f"{target.name}: note", "; ".join(poll.notes), WARNING)
+        cycle.ship([poll, *peers], target.interval, skipped_runs)
         log.state(f"statsd at {cycle.wire.url}", cycle.wire.fault)
         _save(state, log, SAVE_EVERY)
         return Done(ok=poll.ok, seconds=poll.seconds)

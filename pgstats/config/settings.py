@@ -101,7 +101,12 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
             "gauge",
             "`count` also ships what totals grew by as statsd counters",
         ),
-        Setting("sockets", values.later, None, "socket folders of sibling processes"),
+        Setting(
+            "sockets",
+            values.texts,
+            [],
+            "unix_socket_dir of each process behind a shared port (so_reuseport)",
+        ),
     ),
     POSTGRES: (
         *_TARGET,

@@ -1,7 +1,8 @@
 """Adds to a poll's answers what follows from them. Pure: frames and a memory in, frames out."""
 
 from pgstats.shape.derived import derived
+from pgstats.shape.group import spread
 from pgstats.shape.own import frames, shipping
 from pgstats.shape.retired import ended, restore, retired
 
-__all__ = ["derived", "ended", "frames", "restore", "retired", "shipping"]
+__all__ = ["derived", "ended", "frames", "restore", "retired", "shipping", "spread"]

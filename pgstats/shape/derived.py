@@ -29,7 +29,7 @@ def derived(poll: Poll, memory: Memory, now: float) -> list[Frame]:
     """
     if poll.target.family != PGBOUNCER:
         return []
-    answers = {frame.query.group: frame for frame in poll.frames}
+    answers = {frame.query.group: frame for frame in poll.frames if frame.query.sql}
     found = [
         *_grown(poll, answers, memory, now),
         *_saturation(poll, answers),
@@ -37,7 +37,7 @@ def derived(poll: Poll, memory: Memory, now: float) -> list[Frame]:
     ]
     return [
         *found,
-        Frame(LIFECYCLE, LIFECYCLE.metrics, [(_code(poll, answers),)], poll.target.name),
+        poll.target.frame(LIFECYCLE, LIFECYCLE.metrics, [(_code(poll, answers),)]),
     ]
 
 
@@ -97,7 +97,7 @@ def _compute(query: Query, growth: Mapping[Row, dict[str, float] | None], poll: 
         for labels, delta in growth.items()
         if delta is not None
     ]
-    return Frame(query, metrics, rows, poll.target.name)
+    return poll.target.frame(query, metrics, rows)
 
 
 def _value(metric: Metric, delta: Mapping[str, float]) -> Number | None:
@@ -124,7 +124,7 @@ def _saturation(poll: Poll, answers: Mapping[str, Frame]) -> list[Frame]:
     if not used or not allowed or not allowed[0]:
         return []
     share = round(used[0] / allowed[0], 6)
-    return [Frame(SATURATION, SATURATION.metrics, [(share,)], poll.target.name)]
+    return [poll.target.frame(SATURATION, SATURATION.metrics, [(share,)])]
 
 
 def _crowding(poll: Poll, answers: Mapping[str, Frame], memory: Memory, now: float) -> list[Frame]:
@@ -140,7 +140,7 @@ def _crowding(poll: Poll, answers: Mapping[str, Frame], memory: Memory, now: flo
         size = sizes.get(("user", row[1])) or sizes.get(("database", row[0]))
         at_work = sum(column[at] for column in busy)
         rows.append((*row[:2], round(at_work / size, 6) if size else None, clocks[at]))
-    return [Frame(CROWDING, CROWDING.metrics, rows, poll.target.name)]
+    return [poll.target.frame(CROWDING, CROWDING.metrics, rows)]
 
 
 def _sizes(answers: Mapping[str, Frame]) -> dict[tuple[str, str], Any]:

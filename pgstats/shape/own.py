@@ -18,12 +18,12 @@ def frames(poll: Poll, skipped_runs: int = 0) -> list[Frame]:
 
 
 def _health(poll: Poll) -> list[Frame]:
-    family, name = poll.target.family, poll.target.name
+    family = poll.target.family
     up, down = UP[family], DOWN[family]
     reason = poll.down.reason if poll.down else ""
     return [
-        Frame(up, up.metrics, [(int(poll.up),)], name),
-        Frame(down, down.metrics, [(r, int(r == reason)) for r in REASONS], name),
+        poll.target.frame(up, up.metrics, [(int(poll.up),)]),
+        poll.target.frame(down, down.metrics, [(r, int(r == reason)) for r in REASONS]),
     ]
 
 
@@ -36,7 +36,7 @@ def _account(poll: Poll, skipped_runs: int) -> Frame:
         **(poll.counts if poll.up else {}),
     }
     metrics = tuple(metric for metric in POLL.metrics if metric.name in numbers)
-    return Frame(POLL, metrics, [(poll.target.name, *(numbers[m.name] for m in metrics))])
+    return Frame(POLL, metrics, [(poll.target.title, *(numbers[m.name] for m in metrics))])
 
 
 def shipping(numbers: Mapping[str, int]) -> Frame:

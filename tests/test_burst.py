@@ -1,0 +1,107 @@
+"""`once --sample`: peaks between two runs of cron are seen."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg2
+import pytest
+
+from pgstats.ask.burst import peaks
+from pgstats.catalogue.pgbouncer import POOLS
+from pgstats.model import PGBOUNCER, Frame, Target
+from pgstats.scratch import Bouncer, Cluster, Scratch
+from tests.program import gauges, pgstats
+
+
+@pytest.fixture
+def narrow(scratch: Scratch, cluster: Cluster) -> Iterator[Bouncer]:
+    """A PgBouncer whose only pool has one server."""
+    with Bouncer(
+        scratch,
+        {"shop": f"{cluster.address} dbname=postgres"},
+        stats_users=["stats"],
+        settings={"default_pool_size": 1},
+        name="burst",
+    ) as bouncer:
+        bouncer.psql("SELECT 1", "shop")
+        yield bouncer
+
+
+def test_a_short_queue_is_seen(narrow: Bouncer) -> None:
+    """Five clients queue for half a second in the middle of the samples."""
+
+    def work() -> None:
+        time.sleep(1.0)
+        with closing(psycopg2.connect(narrow.dsn("shop"))) as client:
+            client.autocommit = True
+            client.cursor().execute("SELECT pg_sleep(0.1)")
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    dsn = narrow.dsn("pgbouncer", "stats")
+    done = pgstats(
+        *("once", "--dry-run", "--pgbouncer", dsn, "--sample", "40", "--every", "50ms"),
+        env={"PGSTATS_PREFIX": "p"},
+    )
+    for thread in threads:
+        thread.join()
+    assert (done.returncode, done.stderr) == (0, "")
+    (where,) = {name.rsplit(".", 1)[0] for name in gauges(done.stdout) if "cl_waiting_max" in name}
+    found = {
+        name.removeprefix(f"{where}."): value
+        for name, value in gauges(done.stdout).items()
+        if name.startswith(where)
+    }
+    assert found["cl_waiting"] == 0, "the poll itself sees nothing"
+    assert found["cl_waiting_min"] == 0
+    assert found["cl_waiting_max"] >= 3
+    assert 0 < found["cl_waiting_mean"] < found["cl_waiting_max"]
+    assert found["sv_active_max"] == 1
+    assert found["maxwait_max_seconds"] > 0
+
+
+def test_the_figures_are_those_of_the_samples() -> None:
+    names = {m.name: m for m in POOLS.metrics}
+    metrics = (names["cl_waiting"], names["sv_active"], names["maxwait_seconds"])
+
+    def sample(*rows: tuple[object, ...]) -> Frame:
+        return Frame(POOLS, metrics, rows, "front")
+
+    frame = peaks(
+        [
+            sample(("a", "u", 1, 5, 0.5)),
+            sample(("a", "u", 4, 5, 2.5), ("b", "u", 8, 1, 0.0)),
+            sample(("a", "u", 1, 5, 0.0)),
+            sample(("a", "u", 2, 1, 0.0)),
+        ],
+        Target(PGBOUNCER, "front", ""),
+    )
+    by_pool = {
+        row[0]: dict(zip([m.name for m in frame.metrics], row[2:], strict=True))
+        for row in frame.rows
+    }
+    assert by_pool["a"]["cl_waiting_min"] == 1
+    assert by_pool["a"]["cl_waiting_mean"] == 2
+    assert by_pool["a"]["cl_waiting_max"] == by_pool["a"]["cl_waiting_p95"] == 4
+    assert by_pool["a"]["sv_active_min"] == 1
+    assert by_pool["a"]["maxwait_mean_seconds"] == 0.75
+    assert by_pool["b"]["cl_waiting_min"] == 0, "a pool that was not there had nobody waiting"
+    assert by_pool["b"]["cl_waiting_mean"] == 2
+
+
+def test_the_percentile_is_a_value_that_was_seen() -> None:
+    names = {m.name: m for m in POOLS.metrics}
+    samples = [Frame(POOLS, (names["cl_waiting"],), [("a", "u", n)], "f") for n in range(1, 101)]
+    frame = peaks(samples, Target(PGBOUNCER, "f", ""))
+    values = dict(zip([m.name for m in frame.metrics], frame.rows[0][2:], strict=True))
+    assert values["cl_waiting_p95"] == 95
+
+
+def test_wrong_samples_are_usage_errors() -> None:
+    assert pgstats("once", "--sample", "1").returncode == 2
+    assert pgstats("once", "--sample", "5", "--every", "soon").returncode == 2

@@ -1,0 +1,182 @@
+"""Several PgBouncer processes behind one port: three real ones, and SHOW PEERS by replay."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import psycopg2
+import pytest
+
+from pgstats.ask import asker
+from pgstats.ask.pgbouncer import _refuses_tcp, _siblings, sibling
+from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Target
+from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
+from pgstats.shape import derived, frames, spread
+from pgstats.spell import DIALECTS, Speller
+from tests.program import gauges
+
+
+class Process(Bouncer):
+    """One of several on the same port, with a socket folder of its own."""
+
+    def __init__(self, scratch: Scratch, cluster: Cluster, port: int, number: int) -> None:
+        super().__init__(
+            scratch,
+            {"shop": f"{cluster.address} dbname=postgres"},
+            stats_users=["stats"],
+            admin_users=["pgadmin"],
+            settings={"so_reuseport": 1, "default_pool_size": 5, "max_client_conn": 10},
+            name=f"peer{number}",
+        )
+        self.port = port
+        self.settings["listen_port"] = port
+
+
+@pytest.fixture(scope="module")
+def processes(scratch: Scratch, cluster: Cluster) -> Iterator[list[Process]]:
+    port = free_port()
+    with ExitStack() as stack:
+        yield [stack.enter_context(Process(scratch, cluster, port, number)) for number in (1, 2, 3)]
+
+
+def grouped(processes: list[Process]) -> Target:
+    sockets = tuple(process.host for process in processes)
+    dsn = f"host=127.0.0.1 port={processes[0].port} user=stats"
+    return Target(PGBOUNCER, "front", dsn, sockets=sockets)
+
+
+def shipped(poll: Poll, dialect: str = "plain") -> str:
+    speller = Speller(DIALECTS[dialect], "pgstats")
+    return "".join(
+        speller.spell(frame)
+        for one in spread(poll)
+        for frame in [*derived(one, {}, 1.0), *frames(one)]
+    )
+
+
+def test_each_process_is_its_own_target_and_the_group_is_their_sum(
+    processes: list[Process],
+) -> None:
+    with ExitStack() as stack:
+        for number, process in enumerate(processes, 1):
+            for _ in range(number):  # 1, 2 and 3 clients, each with a server of its own
+                client = stack.enter_context(closing(psycopg2.connect(process.dsn("shop"))))
+                client.cursor().execute("SELECT 1")
+        found = gauges(shipped(asker(grouped(processes)).poll()))
+    pool = "pools.shop.postgres"
+    for number in (1, 2, 3):
+        assert found[f"pgstats.pgbouncer.front-{number}.{pool}.sv_active"] == number
+        assert found[f"pgstats.pgbouncer.front-{number}.up"] == 1
+        assert found[f"pgstats.self.poll.front-{number}.ok"] == 1
+    assert found[f"pgstats.pgbouncer.front.{pool}.sv_active"] == 6
+    assert found["pgstats.pgbouncer.front.up"] == 1
+    assert found["pgstats.pgbouncer.front.lists.used_clients"] == 6 + 3  # and our consoles
+    assert found["pgstats.pgbouncer.front.databases.shop.pool_size"] == 15
+    assert found["pgstats.pgbouncer.front.config.max_client_conn"] == 30
+    assert found["pgstats.pgbouncer.front.lists.client_utilization"] == 9 / 30
+    # What is no amount is not added up.
+    assert found["pgstats.pgbouncer.front.config.so_reuseport"] == 1
+    assert found["pgstats.pgbouncer.front.config.server_lifetime_seconds"] == 3600
+    assert found["pgstats.pgbouncer.front.lists.databases"] == 2
+
+
+def test_in_the_tag_dialects_the_process_is_a_tag(processes: list[Process]) -> None:
+    lines = shipped(asker(grouped(processes)).poll(), "dogstatsd").splitlines()
+    ups = [line for line in lines if line.startswith("pgstats.pgbouncer.up:")]
+    assert ups == [
+        "pgstats.pgbouncer.up:1|g|#target:front",
+        *(f"pgstats.pgbouncer.up:1|g|#target:front,peer:{number}" for number in (1, 2, 3)),
+    ]
+
+
+def test_a_dead_process_costs_its_own_gauges(processes: list[Process]) -> None:
+    processes[1].stop()
+    try:
+        poll = asker(grouped(processes)).poll()
+    finally:
+        processes[1].start()
+    found = gauges(shipped(poll))
+    assert found["pgstats.pgbouncer.front-2.up"] == 0
+    assert found["pgstats.pgbouncer.front-1.up"] == found["pgstats.pgbouncer.front-3.up"] == 1
+    assert found["pgstats.pgbouncer.front.up"] == 1
+    assert found["pgstats.self.poll.front.ok"] == 0
+    (whole, *_) = spread(poll)
+    assert [failure.stage for failure in whole.failures] == ["process 2: connect"]
+
+
+def test_all_dead_is_down(processes: list[Process]) -> None:
+    peers = [
+        Poll(sibling(grouped(processes), "1", "/nowhere"), down=Failure("connect", "refused", "no"))
+    ]
+    (whole, _) = spread(Poll(grouped(processes), peers=peers))
+    assert not whole.up
+    assert not whole.frames
+
+
+def test_over_the_shared_port_one_of_them_is_sampled_and_that_is_noted(
+    processes: list[Process],
+) -> None:
+    dsn = f"host=127.0.0.1 port={processes[0].port} user=stats"
+    poll = asker(Target(PGBOUNCER, "front", dsn)).poll()
+    assert poll.ok
+    (note,) = poll.notes
+    assert "sockets" in note
+
+
+def test_over_its_own_socket_a_process_is_no_sample(processes: list[Process]) -> None:
+    poll = asker(Target(PGBOUNCER, "front", processes[0].dsn("pgbouncer", "stats"))).poll()
+    assert poll.ok
+    assert poll.notes == []
+    assert not poll.peers
+
+
+class Recorded:
+    """A console of a version that cannot be had here: what SHOW PEERS answered there."""
+
+    def __init__(self, version: int, rows: list[tuple[object, ...]]) -> None:
+        self.version = version
+        self.rows = rows
+
+    def ask(self, sql: str) -> tuple[dict[str, bool], list[tuple[object, ...]]]:
+        assert sql == "SHOW PEERS"
+        names = ("peer_id", "host", "port", "pool_size")
+        return {name: name != "host" for name in names}, self.rows
+
+
+def test_siblings_are_found_by_show_peers() -> None:
+    rows: list[tuple[object, ...]] = [(1, "/run/pgb1", 6432, 4), (2, "/run/pgb2", 6432, 4)]
+    rows += [(3, "10.0.0.9", 6432, 4)]  # a peer on another host shares no port
+    found = _siblings(Recorded(12401, rows))  # type: ignore[arg-type]
+    assert found == [("1", "/run/pgb1", "6432"), ("2", "/run/pgb2", "6432")]
+    assert _siblings(Recorded(11800, rows)) == []  # type: ignore[arg-type]
+    target = Target(PGBOUNCER, "front", "host=localhost hostaddr=127.0.0.1 port=1 user=stats")
+    one = sibling(target, *found[1])
+    assert set(one.dsn.split()) == {"host=/run/pgb2", "port=6432", "user=stats"}
+    assert one.title == "front-2"
+
+
+def test_a_hanging_process_leaves_the_others_their_time(processes: list[Process]) -> None:
+    target = grouped(processes)
+    target = Target(PGBOUNCER, "front", target.dsn, sockets=target.sockets, timeout=1.5)
+    processes[0].signal(19)
+    try:
+        done: list[Poll] = []
+        thread = threading.Thread(target=lambda: done.append(asker(target).poll()))
+        thread.start()
+        thread.join(10)
+    finally:
+        processes[0].signal(18)
+    assert [peer.up for peer in done[0].peers] == [False, True, True]
+
+
+def test_a_port_that_refuses_while_the_socket_answers_is_draining() -> None:
+    """1.25 keeps the unix socket open for the console while it waits for its clients."""
+    closed = str(free_port())
+    assert _refuses_tcp({"listen_addr": "127.0.0.1", "listen_port": closed})
+    assert _refuses_tcp({"listen_addr": "*", "listen_port": closed})
+    assert not _refuses_tcp({"listen_addr": "", "listen_port": closed})
+    poll = Poll(Target(PGBOUNCER, "front", ""), draining=True)
+    (frame,) = [f for f in derived(poll, {}, 1.0) if isinstance(f, Frame)]
+    assert frame.rows == [(4,)]
