@@ -171,6 +171,29 @@ def test_a_hanging_process_leaves_the_others_their_time(processes: list[Process]
     assert [peer.up for peer in done[0].peers] == [False, True, True]
 
 
+def test_a_process_that_closed_its_port_is_read_through_its_socket(
+    scratch: Scratch, cluster: Cluster
+) -> None:
+    """As 1.25 does while it waits for its clients; here the port is closed by a restart."""
+    with Bouncer(
+        scratch, {"*": cluster.address}, stats_users=["stats"], name="draining"
+    ) as bouncer:
+        asks = asker(Target(PGBOUNCER, "front", f"host=127.0.0.1 port={bouncer.port} user=stats"))
+        assert not asks.poll().draining
+        bouncer.settings["listen_addr"] = ""
+        bouncer.restart()
+        poll = asks.poll()
+        bouncer.stop()
+        gone = asks.poll()
+    assert poll.ok
+    assert poll.draining
+    found = gauges(shipped(poll))
+    assert found["pgstats.pgbouncer.front.state.code"] == 4
+    assert found["pgstats.pgbouncer.front.up"] == 1
+    assert gone.down
+    assert gone.down.reason == "refused"
+
+
 def test_a_port_that_refuses_while_the_socket_answers_is_draining() -> None:
     """1.25 keeps the unix socket open for the console while it waits for its clients."""
     closed = str(free_port())

@@ -39,6 +39,7 @@ class PgBouncerAsker:
     def __init__(self, target: Target, burst: Burst | None = None) -> None:
         self.target = target
         self._burst = burst
+        self._door: tuple[str, str] | None = None  # folder and port of the unix socket beside TCP
 
     def poll(self) -> Poll:
         """All answers of one poll; of several processes as ``peers`` of a poll without frames."""
@@ -52,7 +53,7 @@ class PgBouncerAsker:
                 for number, folder in enumerate(self.target.sockets, 1)
             ]
         else:
-            poll = _Visit(self.target, until, self._burst).poll
+            poll = self._visit(until)
             siblings = [sibling(self.target, *peer) for peer in poll.siblings]
         if siblings:
             poll = Poll(self.target, peers=self._visit_all(siblings, started, allowed))
@@ -61,6 +62,22 @@ class PgBouncerAsker:
 
     def close(self) -> None:
         """Nothing is kept between polls."""
+
+    def _visit(self, until: float) -> Poll:
+        """A poll of the process that the DSN leads to.
+
+        One that is shut down takes no more clients over TCP, but from 1.25 on its unix socket still
+        leads to the console: it is draining, and says how far it is.
+        """
+        visit = _Visit(self.target, until, self._burst)
+        if visit.poll.up:
+            self._door = visit.door()
+        elif self._door and visit.poll.down and visit.poll.down.reason == "refused":
+            beside = _Visit(sibling(self.target, "", *self._door), until, self._burst).poll
+            if beside.up:
+                beside.draining = True
+                return beside
+        return visit.poll
 
     def _visit_all(self, siblings: Sequence[Target], started: float, allowed: float) -> list[Poll]:
         """A poll of each process; one that hangs leaves the others their share of the time."""
@@ -88,6 +105,13 @@ class _Visit:
             with closing(console):
                 self._read(console, burst)
         self.poll.seconds = time.monotonic() - started
+
+    def door(self) -> tuple[str, str] | None:
+        """Folder and port of the process's unix socket, if it can be reached from here."""
+        folder = self._texts.get("unix_socket_dir", "")
+        if not folder.startswith("/") or not _on_this_host(self.target):
+            return None
+        return folder, self._texts.get("listen_port", "")
 
     def _read(self, console: Connection, burst: Burst | None) -> None:
         poll = self.poll

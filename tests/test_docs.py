@@ -1,0 +1,65 @@
+"""The reference pages follow from the catalogue. `python -m tests.test_docs` renews them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pgstats.cli.metrics import entries
+
+METRICS = Path(__file__).parent.parent / "docs" / "metrics.md"
+
+HEAD = """# Metrics
+
+Everything that pgstats can ship, by group. This page is generated from the catalogue, as is what
+`pgstats metrics` prints; `pgstats metrics --dialect NAME` spells the names for another dialect.
+
+*Kind*: a `gauge` is a level; a `total` is a gauge that counts up since the server's start or
+reset; a `count` is a statsd counter, what was added since the last poll. *Since* and *until* are
+versions of the server. *Source* is the server's own column, or what the number is computed from.
+What is unknown is not sent.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for entry in entries("plain", "pgstats"):
+        groups.setdefault(entry["name"].rpartition(".")[0], []).append(entry)
+    sections = [HEAD]
+    for group, listed in groups.items():
+        shape = listed[0]["line"].rpartition(".")[0]
+        sections.append(f"## {group}\n\n`{shape}.METRIC`\n\n{table(listed)}")
+    return "\n".join(sections)
+
+
+def table(listed: list[dict[str, Any]]) -> str:
+    lines = ["| metric | unit | kind | since | source | meaning |", "|---|---|---|---|---|---|"]
+    for entry in listed:
+        versions = entry["since"] or ""
+        if entry["until"]:
+            versions += f" until {entry['until']}"
+        cells = [
+            f"`{entry['name'].rpartition('.')[2]}`",
+            entry["unit"] or "",
+            entry["kind"],
+            versions,
+            f"`{entry['source']}`".replace("|", "\\|") if entry["source"] else "",
+            entry["help"].replace("|", "\\|"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_page_of_metrics_is_up_to_date() -> None:
+    assert METRICS.read_text() == page(), "run: python -m tests.test_docs"
+
+
+def test_every_metric_is_on_the_page() -> None:
+    text = METRICS.read_text()
+    for entry in entries("plain", "pgstats"):
+        assert f"| `{entry['name'].rpartition('.')[2]}` |" in text
+
+
+if __name__ == "__main__":
+    METRICS.write_text(page())
