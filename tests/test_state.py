@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import resource
@@ -396,29 +397,32 @@ def test_a_run_in_the_dark_neither_reads_nor_writes(tmp_path: Path) -> None:
 
 
 def test_saving_while_others_remember(tmp_path: Path) -> None:
+    """What was changed under the lock is saved together or not at all."""
     path = str(tmp_path / "state")
+    pair = [Target(POSTGRES, name, "") for name in ("one", "other")]
     with held(path) as state:
         ends = time.monotonic() + 1
 
         def work(name: str) -> None:
-            number = 0
-            while time.monotonic() < ends:
-                number += 1
+            for number in itertools.count():
                 with state.lock:
-                    memory = state.of(Target(POSTGRES, name, ""))
-                    memory[str(number)] = memory["last"] = number
+                    for target in pair:
+                        state.of(target)[name] = number
+                        time.sleep(0.002)
+                    state.of(Target(POSTGRES, f"{name}{number % 9}", ""))
                 state.save(0.001)
+                if time.monotonic() > ends:
+                    return
 
         threads = [threading.Thread(target=work, args=(name,)) for name in "abcdef"]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            assert glanced(path).fault == ""
+            seen = glanced(path)
+            assert seen.fault == ""
+            assert seen.of(pair[0]) == seen.of(pair[1])
         state.save()
-    found = glanced(path)
-    for name in "abcdef":
-        memory = found.of(Target(POSTGRES, name, ""))
-        assert len(memory) == memory["last"] + 1
+    assert sorted(glanced(path).of(pair[0])) == list("abcdef")
 
 
 def test_fifty_thousand_series_are_no_burden(tmp_path: Path) -> None:
