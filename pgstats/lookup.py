@@ -23,6 +23,8 @@ def addresses(host: str, port: int, kind: socket.SocketKind, seconds: float) -> 
             answers = socket.getaddrinfo(host, port, type=kind)
         except OSError as error:
             fault.append(error)
+        except UnicodeError:  # "a..b", or a part longer than 63 bytes
+            fault.append(OSError("no host can have such a name"))
         else:
             found.extend(dict.fromkeys(str(address[0]) for *_, address in answers))
 
@@ -44,7 +46,7 @@ def is_name(host: str) -> bool:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, host.partition("%")[0])
-        except OSError:
+        except (OSError, ValueError):
             continue
         return False
     return True

@@ -1,19 +1,20 @@
 """Spells frames as statsd lines, in any dialect. Pure: frames in, text out.
 
-Each (query, dialect) is one row template: the constant parts of all its lines with ``%s`` where
-the numbers go, filled by one ``%`` a row and completed with the row's sanitised labels, which are
-remembered. What is not a plain whole number by then is mended in the text: unknown values are
-taken out and counted, fractions shortened, negative gauges preceded by a zero.
+Each frame is compiled into one row template: the constant parts of all its lines, with ``%s``
+where the numbers go and marks where the row's labels go. A row is then one ``%`` and a replacement
+for each mark. Columns are spelled as a whole before that, so that those of plain whole numbers,
+which most are, cost nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pgstats.model import OTHER, SELF, Frame, Metric, Query
+from pgstats.model import OTHER, SELF, Frame, Metric, Number, Query
 
 #: The longest component of a name, in bytes: file systems end at 255, collectd cuts whole names
 #: at 127.
@@ -25,8 +26,12 @@ _UNFIT_VALUE = re.compile(r"[^A-Za-z0-9_.-]")
 # What statsd calls a metric's kind, where it is no gauge. A total is a gauge that only grows.
 _TYPES = {"count": "c"}
 
-# Stand in a template for what differs from row to row; no sanitised text holds them.
-_PATH, _TAGS = "\0", "\1"
+# Stand in a template for what differs from row to row: the path, the tags in the name, and those
+# behind the value. No name, tag or number holds them.
+_MARKS = ("\0", "\\1", "\\2")
+
+_Key = tuple[object, ...]
+_Texts = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +86,10 @@ def clean(raw: object, *, tag: bool = False) -> str:
     return text or "none"
 
 
-def _distinct(raw: object, text: str) -> str:
-    """The cleaned name of something whose name others share after cleaning."""
-    digest = hashlib.sha256(str(raw).encode(errors="surrogatepass")).hexdigest()[:6]
-    return f"{text[: LONGEST - 7]}_{digest}"
+def _distinct(raw: object, text: str, digits: int) -> str:
+    """The cleaned text of something that shares it with others, made its own."""
+    digest = hashlib.sha256(str(raw).encode(errors="surrogatepass")).hexdigest()[:digits]
+    return f"{text[: LONGEST - 1 - digits]}_{digest}"
 
 
 @dataclass(slots=True)
@@ -95,50 +100,70 @@ class Counts:
     altered_names: int = 0
 
 
-class _Labels:
-    """The sanitised labels of a query's rows, remembered from poll to poll."""
+class _Names:
+    """What the labels of a group's rows are called on the wire, remembered from poll to poll.
+
+    No two rows are called the same. A clean name always keeps its name; of those that had to be
+    altered, all that read like another one carry a hash of what they really are.
+    """
 
     def __init__(self, *, tag: bool) -> None:
         self._tag = tag
-        self._known: dict[tuple[object, ...], tuple[str, ...]] = {}
+        self._names: dict[_Key, _Texts] = {}
+        self._holders: dict[_Texts, _Key | None] = {}  # None: several wanted it, none has it
 
-    def of(
-        self, rows: Sequence[tuple[object, ...]], width: int, counts: Counts
-    ) -> list[tuple[str, ...]]:
-        """The labels of each row; two rows never share theirs."""
-        keys = [row[:width] for row in rows]
-        if not self._known.keys() >= set(keys):
-            if len(self._known) > 2 * len(keys) + 1000:
-                self._known.clear()  # names that came and went must not pile up
-            self._learn(dict.fromkeys([*self._known, *keys]), counts)
-        return [self._known[key] for key in keys]
+    def learn(self, keys: Sequence[_Key]) -> int:
+        """Name all rows of a poll; says how many of the new ones had to be altered."""
+        fresh = {key for key in keys if key not in self._names}
+        if fresh and len(self._names) > 2 * len(keys) + 1000:
+            self._names.clear()  # names that came and went must not pile up
+            self._holders.clear()
+        for key in keys if fresh else ():
+            if key not in self._names:
+                self._add(key)
+        return sum(not _same(key, self._names[key]) for key in fresh)
 
-    def _learn(self, keys: Iterable[tuple[object, ...]], counts: Counts) -> None:
-        spelled: dict[tuple[str, ...], list[tuple[object, ...]]] = {}
-        for key in keys:
-            texts = tuple(clean(raw, tag=self._tag) for raw in key)
-            spelled.setdefault(texts, []).append(key)
-        for texts, sharing in spelled.items():
-            for key in sharing:
-                final = self._final(key, texts, alone=len(sharing) == 1)
-                if key not in self._known and final != tuple(map(str, key)):
-                    counts.altered_names += 1
-                self._known[key] = final
+    def of(self, key: _Key) -> _Texts:
+        """The name of a row that was learnt."""
+        return self._names[key]
 
-    def _final(
-        self, key: tuple[object, ...], texts: tuple[str, ...], *, alone: bool
-    ) -> tuple[str, ...]:
-        """The texts, with a hash where a name had to be altered and another one reads the same.
+    def _add(self, key: _Key) -> None:
+        texts = tuple(map(self._fit, key))
+        fit = _same(key, texts)
+        holder = self._holders.get(texts)
+        free = texts not in self._holders
+        self._give(key, texts if fit or free else self._hashed(key))
+        if holder and not _same(holder, texts):
+            if not fit:
+                self._holders[texts] = None
+            self._give(holder, self._hashed(holder))
 
-        A clean name always keeps its name; one that is really called like the folded rest does
-        not count as clean.
-        """
-        return tuple(
-            _distinct(raw, text)
-            if (text == _REST and raw is not OTHER) or (not alone and str(raw) != text)
-            else text
-            for raw, text in zip(key, texts, strict=True)
-        )
+    def _give(self, key: _Key, texts: _Texts) -> None:
+        self._names[key] = texts
+        self._holders[texts] = key
+
+    def _fit(self, raw: object) -> str:
+        """The cleaned text; what is really called like the folded rest is not clean."""
+        text = clean(raw, tag=self._tag)
+        return _distinct(raw, text, 6) if text == _REST and raw is not OTHER else text
+
+    def _hashed(self, key: _Key) -> _Texts:
+        """A free name with a hash, of 6 digits or as many as it takes, in each altered part."""
+        for digits in range(6, 65):
+            texts = tuple(
+                text
+                if _same((raw,), (text,))
+                else _distinct(raw, clean(raw, tag=self._tag), digits)
+                for raw, text in zip(key, map(self._fit, key), strict=True)
+            )
+            if texts not in self._holders:
+                break
+        return texts
+
+
+def _same(key: _Key, texts: _Texts) -> bool:
+    """Whether nothing had to be altered."""
+    return all(raw is OTHER or raw == text for raw, text in zip(key, texts, strict=True))
 
 
 @dataclass(slots=True)
@@ -149,102 +174,137 @@ class Speller:
     prefix: str
     tags: Mapping[str, str] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
-    _labels: dict[tuple[str, str, str], _Labels] = field(default_factory=dict)
+    _names: dict[tuple[str, str, str], _Names] = field(default_factory=dict)
 
-    def spell(self, frame: Frame) -> str:
-        """All lines of a frame, each ended by a line feed.
+    def spell(self, *frames: Frame) -> str:
+        """All lines of the frames of a poll, each ended by a line feed.
 
-        A negative value is two lines that must reach the receiver together: a zero, then the
-        value, which receivers would otherwise take for a change.
+        The frames of a poll belong into one call: names are kept apart among them. A negative
+        gauge is two lines that must reach the receiver together: a zero, then the value, which
+        receivers would otherwise take for a change.
         """
-        query = frame.query
-        if not frame.rows or not frame.metrics:
-            return ""
-        memory = self._labels.setdefault(
-            (query.family, query.group, frame.target), _Labels(tag=self.dialect.tagged)
-        )
-        width = len(query.labels)
-        template = self._template(frame)
-        place = self._place(frame)
-        text = "".join(
-            place(template % row[width:], texts)
-            for row, texts in zip(
-                frame.rows, memory.of(frame.rows, width, self.counts), strict=True
-            )
-        )
-        return _ODD.sub(self._mended, text)
+        frames = tuple(frame for frame in frames if frame.metrics)
+        keys: dict[tuple[str, str, str], list[_Key]] = {}
+        for frame in frames:
+            width = len(frame.query.labels)
+            keys.setdefault(_group(frame), []).extend(row[:width] for row in frame.rows)
+        for group, rows in keys.items():
+            names = self._names.setdefault(group, _Names(tag=self.dialect.tagged))
+            self.counts.altered_names += names.learn(rows)
+        return "".join(line for frame in frames for line in self._lines(frame))
 
-    def _template(self, frame: Frame) -> str:
-        tags = _TAGS if self.dialect.tagged else ""
-        return "".join(
-            f"{_PATH}{metric.name}{tags}:%s|{_TYPES.get(metric.kind, 'g')}{tags}\n"
-            for metric in frame.metrics
-        )
+    def _lines(self, frame: Frame) -> Iterable[str]:
+        """The text of each row."""
+        width = len(frame.query.labels)
+        lines, varying = self._compiled(frame)
+        template = "".join(lines)
+        names = self._names[_group(frame)]
+        for row, numbers in zip(frame.rows, self._numbers(frame, lines), strict=True):
+            if None in numbers:
+                text = "".join(
+                    line % number
+                    for line, number in zip(lines, numbers, strict=True)
+                    if number is not None
+                )
+            else:
+                text = template % numbers
+            labels = names.of(row[:width])
+            for mark, part in varying:
+                text = text.replace(mark, part % labels)
+            yield text
 
-    def _place(self, frame: Frame) -> Callable[[str, Sequence[str]], str]:
-        """Puts the names and tags of one row into its lines."""
-        query = frame.query
-        if not self.dialect.tagged:
-            target = clean(frame.target) if frame.target else ""
-            start = tuple(filter(None, (self.prefix, query.family, target, query.group)))
-            return lambda lines, labels: lines.replace(_PATH, ".".join((*start, *labels, "")))
-        path = ".".join(filter(None, (self.prefix, query.family, query.group))) + "."
-        target_tag = [("target", clean(frame.target, tag=True))] if frame.target else []
-        common = [
-            (key, clean(value, tag=True)) for key, value in {**frame.tags, **self.tags}.items()
+    def _compiled(self, frame: Frame) -> tuple[list[str], list[tuple[str, str]]]:
+        """A template for each metric's line, and what to put in place of each mark in them."""
+        tagged = self.dialect.tagged
+        # Without tags, what else identifies the target is part of its name: front-1.
+        target = frame.target if tagged else "-".join((frame.target, *frame.tags.values()))
+        around = _around(
+            self.dialect,
+            self.prefix,
+            frame.query,
+            clean(target, tag=tagged) if target else "",
+            ["%s"] * len(frame.query.labels),
+            sorted((key, clean(tag, tag=True)) for key, tag in {**self.tags, **frame.tags}.items()),
+        )
+        parts = list(zip(_MARKS, around, strict=True))
+        path, inside, behind = (mark if "%s" in part else part for mark, part in parts)
+        lines = [
+            f"{path}{metric.name}{inside}:%s|{_kind(metric)}{behind}\n" for metric in frame.metrics
         ]
-        keys = tuple(query.labels)
+        return lines, [(mark, part) for mark, part in parts if "%s" in part]
 
-        def tagged(lines: str, labels: Sequence[str]) -> str:
-            tags = [*target_tag, *zip(keys, labels, strict=True), *common]
-            inside, behind = self.dialect.tags(tags), self.dialect.trailer(tags)
-            lines = lines.replace(f"{_TAGS}:", f"{inside}:").replace(_TAGS, behind)
-            return lines.replace(_PATH, path)
-
-        return tagged
-
-    def _mended(self, line: re.Match[str]) -> str:
-        name, value, rest = line.groups()
-        number = spell_number(value)
-        if number is None:
-            self.counts.skipped_values += 1
+    def _target(self, frame: Frame) -> str:
+        """Whom the frame is about; where there are no tags, the frame's own belong to the name."""
+        if not frame.target:
             return ""
-        if number.startswith("-"):
-            return f"{name}:0{rest}\n{name}:{number}{rest}\n"
-        return f"{name}:{number}{rest}\n"
+        own = () if self.dialect.tagged else frame.tags.values()
+        return clean("-".join((frame.target, *own)), tag=self.dialect.tagged)
+
+    def _numbers(self, frame: Frame, lines: Sequence[str]) -> Iterable[tuple[object, ...]]:
+        """Each row's numbers, spelled where ``%s`` would not do; None for what is not sent."""
+        columns = list(zip(*frame.rows, strict=True))[len(frame.query.labels) :]
+        return zip(*map(self._column, columns, frame.metrics, lines), strict=True)
+
+    def _column(
+        self, numbers: Sequence[Number | None], metric: Metric, line: str
+    ) -> Sequence[object]:
+        if set(map(type, numbers)) == {int} and min(numbers) >= 0:  # type: ignore[type-var, operator]
+            return numbers
+        texts = [spell_number(number) for number in numbers]
+        self.counts.skipped_values += texts.count(None)
+        if _kind(metric) != "g":
+            return texts
+        start, end = line.split("%s")
+        pair = f"0{end}{start}"
+        return [pair + text if text and text.startswith("-") else text for text in texts]
 
 
-# A line whose value is not a plain whole number. Names hold no colon.
-_ODD = re.compile(r"^([^:\n]*):(?!\d+\|)([^|\n]*)(\|.*)\n", re.MULTILINE)
-
-
-def spell_number(text: str) -> str | None:
+def spell_number(number: Number | None) -> str | None:
     """A number as every receiver reads it: at most 6 decimals, no exponent, no negative zero.
 
     Not a number, infinite or unknown is None: nothing is sent.
     """
-    if text in ("True", "False"):
-        return "1" if text == "True" else "0"
-    try:
-        number = float(text)
-    except ValueError:
+    if isinstance(number, int):
+        return str(int(number))  # True is 1
+    if number is None or not math.isfinite(number):
         return None
-    if number != number or number in (float("inf"), float("-inf")):  # noqa: PLR0124
-        return None
-    if "." not in text and "e" not in text:
-        return text
     fixed = f"{number:.6f}".rstrip("0").rstrip(".")
     return "0" if fixed == "-0" else fixed
 
 
 def shape(query: Query, metric: Metric, dialect: Dialect, prefix: str) -> str:
     """A metric's line with its variable parts in angle brackets, for people."""
+    target = "" if query.family == SELF else "<target>"
+    labels = [f"<{label}>" for label in query.labels]
+    path, inside, behind = _around(dialect, prefix, query, target, labels)
+    return f"{path}{metric.name}{inside}:<value>|{_kind(metric)}{behind}"
+
+
+def _around(
+    dialect: Dialect,
+    prefix: str,
+    query: Query,
+    target: str,
+    labels: Sequence[str],
+    more: Iterable[tuple[str, str]] = (),
+) -> tuple[str, str, str]:
+    """What stands around a metric's name and value: the path, the tags in the name, those behind.
+
+    Tags come in a fixed order: the target, the labels, then ``more``.
+    """
     if not dialect.tagged:
-        target = "" if query.family == SELF else "<target>"
-        labels = [f"<{label}>" for label in query.labels]
-        levels = [prefix, query.family, target, query.group, *labels, metric.name]
-        return ".".join(filter(None, levels)) + ":<value>|g"
-    keys = list(query.labels) if query.family == SELF else ["target", *query.labels]
-    tags = [(key, f"<{key}>") for key in keys]
-    path = ".".join(filter(None, (prefix, query.family, query.group, metric.name)))
-    return f"{path}{dialect.tags(tags)}:<value>|g{dialect.trailer(tags)}"
+        levels = (prefix, query.family, target, query.group, *labels)
+        return ".".join(filter(None, levels)) + ".", "", ""
+    tags = [("target", target)] if target else []
+    tags += [*zip(query.labels, labels, strict=True), *more]
+    path = ".".join(filter(None, (prefix, query.family, query.group))) + "."
+    return path, dialect.tags(tags), dialect.trailer(tags)
+
+
+def _kind(metric: Metric) -> str:
+    return _TYPES.get(metric.kind, "g")
+
+
+def _group(frame: Frame) -> tuple[str, str, str]:
+    """Whose rows must not be confused with each other."""
+    return frame.query.family, frame.query.group, frame.target

@@ -1,0 +1,684 @@
+"""Handing lines to a receiver, over real sockets that come, go, stall and start anew."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgstats import ship
+from pgstats.errors import ShipError
+from pgstats.ship import BURST, Pace, Paper, Wire, cut, wire
+from pgstats.sink import Sink, series
+
+LINES = "".join(f"pgstats.test.gauge_{n}:{n}|g\n" for n in range(1000))
+
+
+def closed_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def urls(tmp_path: Path) -> dict[str, str]:
+    return {
+        "udp": "udp://127.0.0.1:0",
+        "udp6": "udp://[::1]:0",
+        "tcp": "tcp://127.0.0.1:0",
+        "tcp6": "tcp://[::1]:0",
+        "unix": f"unix://{tmp_path}/stream",
+        "unixgram": f"unixgram://{tmp_path}/datagram",
+    }
+
+
+EVERY = ["udp", "udp6", "tcp", "tcp6", "unix", "unixgram"]
+STREAMS = ["tcp", "tcp6", "unix"]
+
+
+@pytest.fixture
+def wires() -> Iterator[Callable[..., Wire]]:
+    """Makes wires and closes them."""
+    made: list[Wire] = []
+
+    def make(url: str, **options: Any) -> Wire:
+        made.append(wire(url, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+Wires = Callable[..., Wire]
+
+
+def received(sink: Sink, lines: int, pause: float = 0.0) -> list[str]:
+    """Receive until that many lines came, resting in between."""
+    until = time.monotonic() + 60
+    found: list[str] = []
+    while len(found) < lines:
+        assert time.monotonic() < until, f"only {len(found)} came"
+        found += sink.receive(1)
+        time.sleep(pause)
+    return found
+
+
+# ---- cutting
+
+
+def lines_of(numbers: list[tuple[str, int]]) -> list[str]:
+    """Units that must stay whole: a line, or a zero and its negative."""
+    return [f"{n}:{v}|g" if v >= 0 else f"{n}:0|g\n{n}:{v}|g" for n, v in numbers]
+
+
+NAMES = st.text("abc.", min_size=1, max_size=12)
+
+
+@given(st.lists(st.tuples(NAMES, st.integers(-20, 20)), max_size=30), st.integers(1, 80))
+def test_packets_are_whole_lines_and_pairs(numbers: list[tuple[str, int]], size: int) -> None:
+    units = lines_of(numbers)
+    packets = [packet.decode() for packet in cut("\n".join(units).encode(), size)]
+    assert "\n".join(packets) == "\n".join(units)
+    left = list(units)
+    for packet in packets:
+        taken = [left.pop(0)]
+        while "\n".join(taken) != packet:
+            taken.append(left.pop(0))  # fails when a packet ends inside a unit
+        assert len(packet) <= size or len(taken) == 1
+        assert not left or len(packet) + 1 + len(left[0]) > size or "\n" in left[0]
+
+
+@given(st.text("ab:-0|g\n", max_size=60), st.integers(1, 20))
+def test_any_text_is_cut_at_line_ends(text: str, size: int) -> None:
+    packets = [packet.decode() for packet in cut(text.encode(), size)]
+    assert all(packets)
+    wanted = [line for line in text.split("\n") if line]
+    assert [line for packet in packets for line in packet.split("\n") if line] == wanted
+
+
+def test_changes_are_not_taken_for_pairs() -> None:
+    """`gauge(delta=True)` of the statsd package: any number of them may follow each other."""
+    data = b"\n".join([b"x:-1|g"] * 100)
+    assert max(map(len, cut(data, 64))) <= 64
+    assert max(map(len, cut(b"y:0|g\n" + data, 64))) <= 64
+
+
+# ---- pacing
+
+
+class Clock:
+    """A clock that only sleeping moves on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def test_a_burst_then_the_rate() -> None:
+    clock = Clock()
+    pace = Pace(1000, clock, clock.sleep)
+    assert all(pace.take(1) for _ in range(BURST))
+    assert clock.slept == []
+    assert all(pace.take(1) for _ in range(500))
+    assert sum(clock.slept) == pytest.approx(0.5)
+
+
+def test_rest_gives_the_burst_back_but_no_more() -> None:
+    clock = Clock()
+    pace = Pace(10, clock, clock.sleep)
+    assert all(pace.take(1) for _ in range(BURST))
+    clock.now += 3600
+    assert all(pace.take(1) for _ in range(BURST))
+    assert clock.slept == []
+    assert pace.take(1)
+    assert clock.slept == [pytest.approx(0.1)]
+
+
+def test_it_does_not_wait_in_vain() -> None:
+    clock = Clock()
+    pace = Pace(1, clock, clock.sleep)
+    assert all(pace.take(0.5) for _ in range(BURST))
+    assert not pace.take(0.5)
+    assert clock.slept == []
+
+
+def test_no_rate_is_no_limit() -> None:
+    clock = Clock()
+    pace = Pace(0, clock, clock.sleep)
+    assert all(pace.take(0) for _ in range(10_000))
+    assert clock.slept == []
+
+
+# ---- every transport
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_all_lines_arrive(kind: str, urls: dict[str, str], wires: Wires) -> None:
+    with Sink(urls[kind]).start() as sink:
+        ours = wires(sink.url)
+        assert ours.ship(LINES, 30)
+        assert ours.ship("x:0|g\nx:-7|g\n", 30)
+        assert sink.wait(lambda: series("x") in sink.values, 30)
+        assert sink.lines == 1002
+        assert sink.values[series("pgstats.test.gauge_999")] == 999
+        assert sink.values[series("x")] == -7
+        assert (sink.bad_lines, ours.fault) == (0, "")
+        packets, size = ours.counts["packets"], ours.counts["bytes"]
+    assert ours.counts == {"lines": 1002, "packets": packets, "bytes": size, "errors": 0}
+    assert size + packets == len(LINES) + len("x:0|g\nx:-7|g\n")
+
+
+@pytest.mark.parametrize("size", [64, 512, 1400, 8192])
+def test_no_datagram_is_larger_than_asked(size: int, wires: Wires) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(30)
+        ours = wires(f"udp://127.0.0.1:{receiver.getsockname()[1]}", max_packet=size)
+        text = LINES[:3000].rpartition("\n")[0]
+        assert ours.ship(text, 30)
+        packets = [receiver.recv(65536) for _ in range(ours.counts["packets"])]
+    assert max(map(len, packets)) <= size
+    assert b"\n".join(packets).decode() == text
+
+
+def test_any_path_is_taken_as_it_is(tmp_path: Path, wires: Wires) -> None:
+    path = tmp_path / "a b#c?d%20e"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(path))
+        assert wires(f"unixgram://{path}").ship("x:1|g")
+        assert receiver.recv(100) == b"x:1|g"
+
+
+def test_a_fast_wire_is_paced(wires: Wires) -> None:
+    with Sink().start() as sink:
+        ours = wires(sink.url, rate=100, max_packet=64)
+        start = time.monotonic()
+        assert ours.ship("".join(f"{'x' * 40}{n}:1|g\n" for n in range(BURST + 50)), 30)
+        assert time.monotonic() - start >= 0.45
+        assert ours.counts["packets"] == BURST + 50
+
+
+def test_a_dry_run_keeps_the_packets() -> None:
+    paper = Paper(64)
+    assert paper.ship("a:1|g\n" * 20)
+    assert [len(packet) for packet in paper.packets] == [59, 59]
+    assert paper.counts == {"lines": 20, "packets": 2, "bytes": 118, "errors": 0}
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:1", "must start with udp://"),
+        ("127.0.0.1:8125", "must start with udp://"),
+        ("udp://127.0.0.1:x", "x"),
+        ("udp://127.0.0.1:99999", "65535"),
+        ("udp://127.0.0.1:0", "65535"),
+        ("tcp://:8125", "a host"),
+        ("udp://[::1", "udp://"),
+        ("unix://relative", "whole path"),
+        ("unixgram://", "whole path"),
+    ],
+)
+def test_bad_urls_are_told(url: str, words: str) -> None:
+    with pytest.raises(ShipError, match=words):
+        wire(url)
+
+
+def test_the_port_of_statsd_is_the_default() -> None:
+    assert wire("udp://127.0.0.1")._port == 8125
+
+
+# ---- receivers that are not there
+
+
+@pytest.fixture
+def nobody(tmp_path: Path) -> dict[str, str]:
+    """Addresses where nobody listens."""
+    port = closed_port()
+    for name, kind in (("stream", socket.SOCK_STREAM), ("datagram", socket.SOCK_DGRAM)):
+        with socket.socket(socket.AF_UNIX, kind) as sock:
+            sock.bind(str(tmp_path / name))
+    return {
+        "udp": f"udp://127.0.0.1:{port}",
+        "udp6": f"udp://[::1]:{port}",
+        "tcp": f"tcp://127.0.0.1:{port}",
+        "tcp6": f"tcp://[::1]:{port}",
+        "both": f"udp://localhost:{port}",
+        "unix": f"unix://{tmp_path}/stream",
+        "unixgram": f"unixgram://{tmp_path}/datagram",
+    }
+
+
+@pytest.mark.parametrize("kind", [*EVERY, "both"])
+def test_each_refused_packet_is_counted(kind: str, nobody: dict[str, str], wires: Wires) -> None:
+    ours = wires(nobody[kind])
+    for shipment in range(1, 6):
+        assert not ours.ship("x:1|g\n", 30)
+        assert ours.fault == "Connection refused"
+        assert ours.counts == {"lines": 0, "packets": 0, "bytes": 0, "errors": shipment}
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_after_some_refusals_the_rest_is_dropped_and_counted(
+    kind: str, nobody: dict[str, str], wires: Wires
+) -> None:
+    ours = wires(nobody[kind], max_packet=64, rate=1)
+    start = time.monotonic()
+    assert not ours.ship(LINES * 3, 60)
+    assert time.monotonic() - start < 30  # at one a second the tokens would last for an hour
+    assert ours.counts["errors"] == len(list(cut((LINES * 3).encode(), 64))) > BURST
+    assert ours.counts["packets"] == 0
+    assert ours.fault == "Connection refused"
+
+
+def test_a_path_that_is_not_there(tmp_path: Path, wires: Wires) -> None:
+    for scheme in ("unix", "unixgram"):
+        ours = wires(f"{scheme}://{tmp_path}/nothing")
+        assert not ours.ship("x:1|g")
+        assert ours.fault == ours.probe() == "No such file or directory"
+
+
+def test_a_name_without_address(wires: Wires) -> None:
+    """Start without DNS: no error at once, and the rest is not waited for."""
+    ours = wires("udp://no-such-host.invalid:8125")
+    assert not ours.ship(LINES, 30)
+    assert "no-such-host.invalid" in ours.fault
+    assert ours.counts["errors"] == len(list(cut(LINES.encode(), 1400)))
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_the_probe_finds_who_is_not_there(
+    kind: str, urls: dict[str, str], nobody: dict[str, str], wires: Wires
+) -> None:
+    assert wires(nobody[kind]).probe() == "Connection refused"
+    Path(nobody[kind].partition("://")[2]).unlink(missing_ok=True)
+    with Sink(urls[kind]).start() as sink:
+        ours = wires(sink.url)
+        assert ours.probe() == ""
+        assert ours.counts["errors"] == ours.counts["lines"] == sink.bad_lines == 0
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_a_receiver_that_comes_back_is_used_again(
+    kind: str, urls: dict[str, str], wires: Wires
+) -> None:
+    with Sink(urls[kind]).start() as first:
+        url = first.url
+        ours = wires(url)
+        assert ours.ship("x:1|g\n", 30)
+        assert first.wait(lambda: first.lines == 1, 30)
+    assert not ours.ship("x:2|g\n", 30)
+    assert ours.counts["errors"] == 1
+    with Sink(url).start() as second:
+        assert ours.ship("x:3|g\n", 30)
+        assert second.wait(lambda: second.lines == 1, 30)
+        assert second.values[series("x")] == 3
+    assert ours.fault == ""
+    assert (ours.counts["lines"], ours.counts["errors"]) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_a_restart_between_two_shipments_costs_nothing(
+    kind: str, urls: dict[str, str], wires: Wires
+) -> None:
+    with Sink(urls[kind]).start() as first:
+        url = first.url
+        ours = wires(url)
+        assert ours.ship("x:1|g\n", 30)
+        assert first.wait(lambda: first.lines == 1, 30)
+    with Sink(url).start() as second:
+        assert ours.ship(LINES, 30)
+        assert second.wait(lambda: second.lines == 1000, 30)
+    assert ours.counts["errors"] == 0
+
+
+def test_a_late_refusal_is_counted_and_the_next_packet_goes_out(wires: Wires) -> None:
+    """As from another host: the answer comes when send() is long over."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        port = receiver.getsockname()[1]
+        ours = wires(f"udp://127.0.0.1:{port}")
+        assert ours.ship("x:1|g")
+    raw = ours._socket
+    raw.send(b"lost")  # behind the wire's back: the refusal stays in the socket
+    with Sink(f"udp://127.0.0.1:{port}").start() as sink:
+        assert not ours.ship("x:2|g")
+        assert ours.fault == "Connection refused"
+        assert ours.ship("x:3|g")
+        assert sink.wait(lambda: sink.lines == 1, 30)
+    assert (ours.counts["packets"], ours.counts["errors"]) == (2, 1)
+
+
+# ---- receivers that stall
+
+
+@pytest.fixture
+def stalled(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Addresses where somebody listens and reads nothing."""
+    tcp = socket.create_server(("127.0.0.1", 0))
+    unix, unixgram = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with tcp, unix, unixgram:
+        unix.bind(str(tmp_path / "stream"))
+        unix.listen()
+        unixgram.bind(str(tmp_path / "datagram"))
+        yield {
+            "tcp": f"tcp://127.0.0.1:{tcp.getsockname()[1]}",
+            "unix": f"unix://{tmp_path}/stream",
+            "unixgram": f"unixgram://{tmp_path}/datagram",
+        }
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix", "unixgram"])
+def test_a_stalled_receiver_costs_a_bounded_time(
+    kind: str, stalled: dict[str, str], wires: Wires
+) -> None:
+    ours = wires(stalled[kind], rate=0, max_packet=8192)
+    text = LINES * 400  # more than socket buffers hold
+    start = time.monotonic()
+    assert not ours.ship(text, 60)
+    assert time.monotonic() - start < 20
+    assert ours.fault == "stalled: it reads nothing"
+    assert ours.counts["packets"] + ours.counts["errors"] == len(list(cut(text.encode(), 8192)))
+    assert ours.counts["errors"] > 0
+
+
+def test_the_time_given_is_kept_when_the_receiver_stalls(
+    stalled: dict[str, str], wires: Wires
+) -> None:
+    ours = wires(stalled["unixgram"], rate=0)
+    start = time.monotonic()
+    assert not ours.ship(LINES, 0.2)
+    assert time.monotonic() - start < 1.5  # less than the patience with one packet
+
+
+def test_half_a_line_is_never_followed_by_other_text(wires: Wires) -> None:
+    """A receiver stalls in the middle of a line, then reads on: more text is on a new stream."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        ours = wires(f"tcp://127.0.0.1:{server.getsockname()[1]}", max_packet=1 << 24)
+        assert not ours.ship("first:1|g\n" * 1_000_000, 30)
+        assert ours.ship("second:2|g\n", 30)
+        ours.close()
+        texts = []
+        for _ in range(2):
+            stream, _ = server.accept()
+            with stream, stream.makefile("rb") as file:
+                texts.append(file.read())
+    assert texts[0].startswith(b"first:1|g\n")
+    assert b"second" not in texts[0]
+    assert texts[1] == b"second:2|g\n"
+
+
+def test_an_exception_out_of_a_signal_leaves_no_half_line(wires: Wires) -> None:
+    """As Celery's soft time limit does it."""
+    import signal  # noqa: PLC0415
+
+    class Limit(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Limit
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = wires(f"tcp://127.0.0.1:{server.getsockname()[1]}", max_packet=1 << 24)
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            with pytest.raises(Limit):
+                ours.ship("first:1|g\n" * 1_000_000, 30)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert ours._socket is None
+        assert ours.ship("second:2|g\n", 30)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_what_is_written_in_parts_arrives_whole(
+    kind: str, urls: dict[str, str], wires: Wires
+) -> None:
+    """A slow reader with a small buffer: each write is taken in many pieces."""
+    with Sink(urls[kind]) as sink:
+        ours = wires(sink.url, max_packet=1 << 20)
+        text = LINES * 50
+        shipping = threading.Thread(target=ours.ship, args=(text, 60))
+        shipping.start()
+        received(sink, 50_000, pause=0.001)
+        shipping.join()
+        assert (sink.bad_lines, sink.lines, ours.counts["errors"]) == (0, 50_000, 0)
+
+
+def test_a_stream_that_was_reset_is_opened_again(wires: Wires) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        ours = wires(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        assert ours.ship("first:1|g\n")
+        stream, _ = server.accept()
+        stream.close()  # with unread data: a reset, not an end
+        assert ours.ship("second:2|g\n")
+        stream, _ = server.accept()
+        with stream:
+            assert stream.recv(100) == b"second:2|g\n"
+    assert ours.counts["errors"] == 0
+
+
+def test_a_receiver_that_talks_and_then_hangs_up_is_noticed(wires: Wires) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        ours = wires(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        assert ours.ship("first:1|g\n")
+        stream, _ = server.accept()
+        assert stream.recv(100) == b"first:1|g\n"
+        stream.sendall(b"welcome\n")
+        assert ours.ship("more:1|g\n")
+        assert stream.recv(100) == b"more:1|g\n"
+        stream.close()
+        assert ours.ship("second:2|g\n")
+        stream, _ = server.accept()
+        with stream:
+            assert stream.recv(100) == b"second:2|g\n"
+
+
+# ---- time
+
+
+def test_what_does_not_fit_into_the_time_is_dropped_and_counted(wires: Wires) -> None:
+    with Sink().start() as sink:
+        ours = wires(sink.url, max_packet=64)
+        text = "".join(f"{'x' * 50}_{n}:1|g\n" for n in range(40_000))
+        start = time.monotonic()
+        assert not ours.ship(text, 0.5)
+        assert time.monotonic() - start < 5
+        assert ours.fault == "took too long"
+        assert ours.counts["packets"] + ours.counts["errors"] == 40_000
+        assert BURST < ours.counts["packets"] <= BURST + 600
+        sent = ours.counts["lines"]
+        assert sink.wait(lambda: sink.lines == sent, 30)
+        assert ours.ship("last:1|g\n", 5)
+
+
+def test_waiting_for_another_s_shipment_is_bounded_too(wires: Wires) -> None:
+    with Sink().start() as sink:
+        ours = wires(sink.url, rate=20, max_packet=64)
+        text = "".join(f"{'x' * 50}_{n}:1|g\n" for n in range(BURST + 60))
+        slow = threading.Thread(target=ours.ship, args=(text, 60))
+        slow.start()
+        assert sink.wait(lambda: sink.lines >= BURST, 30)
+        start = time.monotonic()
+        assert not ours.ship("mine:1|g\n", 0.2)
+        assert time.monotonic() - start < 2
+        slow.join()
+        assert ours.counts["errors"] == 1
+        assert ours.counts["packets"] == BURST + 60
+
+
+# ---- threads
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unixgram"])
+def test_two_threads_do_not_interleave(kind: str, urls: dict[str, str], wires: Wires) -> None:
+    texts = ["".join(f"{name}.{n}:{n}|g\n" for n in range(2000)) for name in "ab"]
+    with Sink(urls[kind]) as sink:
+        ours = wires(sink.url, rate=0)
+        threads = [threading.Thread(target=ours.ship, args=(text, 60)) for text in texts]
+        for thread in threads:
+            thread.start()
+        arrived = received(sink, 4000)
+        for thread in threads:
+            thread.join()
+    whole = "".join(f"{line}\n" for line in arrived)
+    assert whole in {texts[0] + texts[1], texts[1] + texts[0]}
+    assert ours.counts["lines"] == 4000
+
+
+# ---- the statsd package's own interface
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_it_is_a_statsd_client(kind: str, urls: dict[str, str], wires: Wires) -> None:
+    with Sink(urls[kind]) as sink:
+        ours = wires(sink.url)
+        ours.incr("count")
+        ours.decr("count", 3)
+        ours.timing("took", 12.5)
+        ours.gauge("level", 5)
+        ours.gauge("level", -2, delta=True)
+        ours.gauge("below", -7)
+        ours.set("who", "me")
+        with ours.timer("block"):
+            pass
+        with ours.pipeline() as pipe:
+            pipe.incr("piped", 2)
+            pipe.gauge("deep", -9)
+            pipe.timing("later", 1)
+        lines = received(sink, 13)
+    block = next(line for line in lines if line.startswith("block:"))
+    assert lines == [
+        "count:1|c", "count:-3|c", "took:12.500000|ms", "level:5|g", "level:-2|g",
+        "below:0|g", "below:-7|g", "who:me|s", block,
+        "piped:2|c", "deep:0|g", "deep:-9|g", "later:1.000000|ms",
+    ]  # fmt: skip
+    assert ours.counts["lines"] == 13
+    assert ours.counts["packets"] == 9  # pairs and pipelines travel together
+
+
+def test_a_name_that_cannot_be_encoded_raises_nothing() -> None:
+    paper = Paper()
+    paper.incr("\udc80\N{SNOWMAN}")
+    assert paper.packets == ["?\N{SNOWMAN}:1|c".encode()]
+
+
+# ---- names that move
+
+START = """
+import sys, time
+from pathlib import Path
+from pgstats import ship
+hosts = Path("/etc/hosts")
+"""
+BOTH = """
+hosts.write_text("127.0.0.2 receiver\\n::1 receiver\\n")
+for url in sys.argv[1:]:
+    ours = ship.wire(url, rate=0)
+    print(ours.ship("x:1|g\\n" * 1000, 20), ours.counts["errors"])
+"""
+MOVING = """
+url, every = sys.argv[1:]
+ship.RESOLVE_EVERY = float(every)
+hosts.write_text("127.0.0.2 receiver\\n")
+ours = ship.wire(url)
+print(ours.ship("x:1|g", 20))
+held = ours._socket
+print(ours.ship("x:2|g", 20), ours._socket is held, flush=True)
+hosts.write_text("127.0.0.3 receiver\\n")
+sys.stdin.readline()
+print(ours.ship("x:3|g", 20))
+time.sleep(ship.PATIENCE if ours.fault else 0)
+print(ours.ship("x:4|g", 20))
+"""
+
+
+def with_own_hosts(tmp_path: Path, script: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process with an /etc/hosts of its own."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("")
+    alone = ["unshare", "--mount", "sh", "-c"]
+    mount = f"mount --bind {hosts} /etc/hosts"
+    if subprocess.run([*alone, mount], capture_output=True).returncode:
+        pytest.skip("only root may give a process its own /etc/hosts")
+    return subprocess.Popen(
+        [*alone, f'{mount} && exec "$@"', "sh", sys.executable, "-c", START + script, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(ship.__file__).parents[1])},
+    )
+
+
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+def test_a_name_is_whichever_of_its_addresses_takes_it(scheme: str, tmp_path: Path) -> None:
+    with (
+        Sink(f"{scheme}://127.0.0.2:0").start() as four,
+        Sink(f"{scheme}://[::1]:0").start() as six,
+    ):
+        ports = [sink.url.rpartition(":")[2] for sink in (four, six)]
+        urls = [f"{scheme}://receiver:{port}" for port in ports]
+        output, _ = with_own_hosts(tmp_path, BOTH, *urls).communicate(timeout=60)
+        assert output.splitlines() == ["True 0", "True 0"]
+        for sink in (four, six):
+            assert sink.wait(lambda sink=sink: sink.lines == 1000, 30)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+def test_a_name_is_looked_up_again(scheme: str, tmp_path: Path) -> None:
+    with Sink(f"{scheme}://127.0.0.2:0").start() as first:
+        port = first.url.rpartition(":")[2]
+        with Sink(f"{scheme}://127.0.0.3:{port}").start() as second:
+            url = f"{scheme}://receiver:{port}"
+            process = with_own_hosts(tmp_path, MOVING, url, "0")
+            output, _ = process.communicate("\n", timeout=60)
+            assert output.split() == ["True"] * 5
+            assert first.wait(lambda: first.lines == 2, 30)
+            assert second.wait(lambda: second.lines == 2, 30)
+
+
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+def test_a_name_is_looked_up_again_after_errors(scheme: str, tmp_path: Path) -> None:
+    with Sink(f"{scheme}://127.0.0.3:0").start() as second:
+        port = second.url.rpartition(":")[2]
+        with Sink(f"{scheme}://127.0.0.2:{port}").start() as first:
+            url = f"{scheme}://receiver:{port}"
+            process = with_own_hosts(tmp_path, MOVING, url, "3600")
+            assert first.wait(lambda: first.lines == 2, 30)
+        output, _ = process.communicate("\n", timeout=60)
+        assert output.split() == ["True", "True", "True", "False", "True"]
+        assert second.wait(lambda: second.lines == 1, 30)
+
+
+def test_closing_is_harmless(wires: Wires) -> None:
+    with Sink().start() as sink, closing(wires(sink.url)) as ours:
+        ours.close()
+        assert ours.ship("x:1|g")
+        ours.close()
+        assert ours.ship("x:2|g")
+        assert sink.wait(lambda: sink.lines == 2, 30)
