@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import psycopg2
 import pytest
 
 from pgstats.ask import asker
-from pgstats.ask.postgres import PostgresAsker, Session, chosen, pattern
+from pgstats.ask.globs import chosen, pattern
+from pgstats.ask.postgres import PostgresAsker
+from pgstats.ask.session import Session
+from pgstats.catalogue.postgres import TABLES
 from pgstats.model import OTHER, POSTGRES, Frame, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch
 
@@ -75,11 +81,13 @@ def test_a_session_is_guarded_by_the_server(cluster: Cluster) -> None:
 
 
 def test_settings_of_the_dsn_are_kept(cluster: Cluster) -> None:
-    one = Target(POSTGRES, "main", cluster.dsn(options="-c work_mem=123kB", application_name="me"))
+    one = Target(
+        POSTGRES, "main", cluster.dsn(options="-c extra_float_digits=2", application_name="me")
+    )
     session = Session(one, time.monotonic() + 8)
     settings: dict[str, str] = dict(session.ask(SQL)[1])
     session.close()
-    assert settings["work_mem"] == "123"
+    assert settings["extra_float_digits"] == "2"
     assert settings["lock_timeout"] == "250"
     assert settings["application_name"] == "me"
 
@@ -230,7 +238,7 @@ def test_behind_a_pool_nothing_leaks_to_the_next_client(
 def test_a_database_dropped_meanwhile_is_no_failure(cluster: Cluster, database: str) -> None:
     asks = PostgresAsker(target(cluster))
     asks.poll()
-    asks._visit(None, "never_there", found := Poll(asks.target, counts={}), time.monotonic() + 5)
+    asks._visit(None, "never_there", found := Poll(asks.target, counts={}))
     asks.close()
     assert found.problems() == []
     assert database
@@ -262,6 +270,164 @@ def test_a_standby_claims_no_dead_rows(cluster: Cluster) -> None:
     assert frames(found, "database", "numbackends")
 
 
+def test_a_rotated_password_is_a_failure_and_over_when_it_is_right_again(
+    cluster: Cluster, database: str, tmp_path: Path
+) -> None:
+    cluster.psql("CREATE ROLE rotated LOGIN PASSWORD 'one'")
+    file = cluster.data / "pg_hba.conf"
+    before = file.read_text()
+    file.write_text(f"host all rotated 127.0.0.1/32 scram-sha-256\n{before}")
+    cluster.reload()
+    secret = tmp_path / "secret"
+    secret.write_text("one")
+    dsn = f"host=127.0.0.1 port={cluster.port} user=rotated dbname=postgres"
+    asks = PostgresAsker(
+        Target(POSTGRES, "m", dsn, password_file=str(secret), databases=("postgres", database))
+    )
+    try:
+        assert asks.poll().ok
+        cluster.psql("ALTER ROLE rotated PASSWORD 'two'")
+        wrong = asks.poll()
+        secret.write_text("two")
+        right = asks.poll()
+    finally:
+        asks.close()
+        file.write_text(before)
+        cluster.reload()
+        cluster.psql("DROP ROLE rotated")
+    assert [problem.reason for problem in wrong.problems()] == ["auth"]
+    assert wrong.counts["databases_refused"] == 0
+    assert right.ok
+    assert right.counts["databases_polled"] == 2
+
+
+def test_what_an_owner_has_set_for_his_database_does_not_hold(
+    cluster: Cluster, database: str
+) -> None:
+    for setting in (
+        "default_transaction_isolation = serializable",
+        "default_transaction_deferrable = on",
+        "work_mem = '64kB'",
+        "statement_timeout = 1",
+        "search_path = public",
+        "default_transaction_read_only = off",
+    ):
+        cluster.psql(f"ALTER DATABASE {database} SET {setting}")
+    with closing(psycopg2.connect(cluster.dsn(database, options="-c statement_timeout=0"))) as k:
+        cursor = k.cursor()
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        cursor.execute("CREATE TABLE held AS SELECT 1 AS i")  # a writer that stays open
+        started = time.monotonic()
+        found = poll(target(cluster, databases=(database,)))
+    assert found.ok, found.problems()
+    assert time.monotonic() - started < 4
+    session = Session(target(cluster), time.monotonic() + 8, database)
+    settings: dict[str, str] = dict(session.ask(SQL)[1])
+    session.close()
+    assert settings["transaction_isolation"] == "read committed"
+    assert settings["transaction_deferrable"] == "off"
+    assert settings["transaction_read_only"] == "on"
+
+
+def test_when_time_is_up_no_more_database_is_asked_and_the_next_walk_begins_there(
+    cluster: Cluster,
+) -> None:
+    names = [f"many{n}" for n in range(4)]
+    for name in names:
+        cluster.psql(f"CREATE DATABASE {name}")
+    asks = PostgresAsker(target(cluster, databases=("many*",)))
+    assert asks.poll().counts["databases_polled"] == 4
+    found = Poll(asks.target, counts=dict.fromkeys(("databases_polled", "tables_folded"), 0))
+    asks._until = time.monotonic()
+    assert asks._kept
+    asks._walk(asks._kept, "postgres", names, found)
+    (late,) = found.failures
+    asks._first = "many2"
+    walked = column(asks.poll(), "database", "tables")
+    asks.close()
+    for name in names:
+        cluster.psql(f"DROP DATABASE {name}")
+    assert found.counts["databases_polled"] == 0
+    assert (late.reason, late.message) == ("timeout", "no time left for 4 of 4 databases")
+    assert [name for (name,) in walked] == ["many2", "many3", "many0", "many1"]
+
+
+def test_a_kept_connection_that_leads_nowhere_costs_no_poll(cluster: Cluster) -> None:
+    asks = PostgresAsker(target(cluster, timeout=3.0, databases=("postgres",)))
+    assert asks.poll().ok
+    pid = int(cluster.psql("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgstats'"))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = asks.poll()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        asks.close()
+    assert found.ok, found.problems()
+
+
+def test_databases_that_let_nobody_in_are_not_there(cluster: Cluster, database: str) -> None:
+    cluster.psql(f"UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{database}'")
+    found = poll(target(cluster))
+    cluster.psql(f"UPDATE pg_database SET datconnlimit = -1 WHERE datname = '{database}'")
+    assert found.ok, found.problems()
+    assert (database,) not in column(found, "database", "tables")
+
+
+def test_names_that_are_no_utf_8_blind_nobody(cluster: Cluster) -> None:
+    cluster.psql("CREATE DATABASE ascii_ok ENCODING 'SQL_ASCII' TEMPLATE template0")
+    name = "E'b\\xffd'"
+    cluster.psql(
+        f"DO $$ BEGIN EXECUTE 'CREATE TABLE ' || quote_ident({name}) || ' (i int)'; END $$",
+        "ascii_ok",
+    )
+    cluster.psql("CREATE TABLE good (i int)", "ascii_ok")
+    with closing(psycopg2.connect(cluster.dsn("ascii_ok", client_encoding="SQL_ASCII"))) as k:
+        k.autocommit = True
+        k.cursor().execute(
+            'CREATE DATABASE "bad\udcff" TEMPLATE template0'.encode("ascii", "surrogateescape")
+        )
+        found = poll(target(cluster, databases=("ascii*", "bad*", "postgres")))
+        k.cursor().execute('DROP DATABASE "bad\udcff"'.encode("ascii", "surrogateescape"))
+    cluster.psql("DROP DATABASE ascii_ok")
+    assert found.ok, found.problems()
+    names = {
+        labels[2] for labels in column(found, "tables", "n_live_tup") if labels[0] == "ascii_ok"
+    }
+    assert {"good", "b\xffd"} <= names
+    assert found.counts["databases_refused"] == 1
+    assert ("postgres",) in column(found, "database", "tables")
+
+
+def test_behind_a_pool_only_its_own_and_the_named_databases_are_asked(
+    cluster: Cluster, scratch: Scratch, database: str
+) -> None:
+    with Bouncer(scratch, {"*": cluster.address}, name="frugal") as bouncer:
+        found = poll(Target(POSTGRES, "main", bouncer.dsn(), pooled=True))
+        named = poll(
+            Target(POSTGRES, "main", bouncer.dsn(), pooled=True, databases=("*", database))
+        )
+    assert (found.ok, found.counts["databases_polled"]) == (True, 1)
+    assert (named.ok, named.counts["databases_polled"]) == (True, 2)
+
+
+def test_many_tables_and_little_memory(cluster: Cluster, database: str) -> None:
+    """The folded row is found by a join: a list in memory would be searched once per table."""
+    cluster.psql(
+        "DO $$ BEGIN FOR i IN 1..3000 LOOP EXECUTE 'CREATE TABLE t' || i || ' (i int)';"
+        " IF i % 500 = 0 THEN COMMIT; END IF; END LOOP; END $$",
+        database,
+    )
+    session = Session(target(cluster), time.monotonic() + 30, database)
+    plan = session.ask(
+        "EXPLAIN " + TABLES.select(session.version), {"tables": None, "exclude_tables": []}
+    )[1]
+    found = poll(target(cluster, tables=None, databases=(database,)))
+    session.close()
+    assert not [line for (line,) in plan if "NOT (SubPlan" in line or "NOT (hashed" in line]
+    assert found.ok
+    assert len(column(found, "tables", "n_dead_tup")) == 3001
+
+
 @pytest.mark.parametrize(
     ("name", "globs", "is_chosen"),
     [
@@ -287,6 +453,8 @@ def test_globs_of_databases(name: str, globs: tuple[str, ...], *, is_chosen: boo
         ("a+b", "public.a+b", True),
         ("a+b", "public.aab", False),
         ("x?z", "public.xyz", True),
+        ("x[yz]", "public.xz", True),
+        ("x[!yz]", "public.xz", False),
         ("it's\\d", "public.it's\\d", True),
     ],
 )

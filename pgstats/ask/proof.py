@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from pgstats.ask.asker import asker
-from pgstats.ask.postgres import Session
+from pgstats.ask.password import password
+from pgstats.ask.session import Session
 from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, Failure, Finding, Poll, Target
 
@@ -70,7 +71,8 @@ def _local(target: Target) -> bool:
 
 def _server(target: Target, poll: Poll) -> list[Finding]:
     try:
-        session = Session(target, time.monotonic() + target.timeout)
+        until = time.monotonic() + target.timeout
+        session = Session(target, until, secret=password(target, until))
         try:
             columns, rows = session.ask(_ROLE, stage="rights of the role")
         finally:

@@ -8,6 +8,17 @@ from __future__ import annotations
 
 from pgstats.model import POSTGRES, Metric, Query
 
+#: The databases there are. Their names are bytes, since nobody says in which encoding. The start of
+#: the server is its identity: any role may read it, and it is another one after a failover to a
+#: standby too, whose counters differ while its system identifier does not. A connection limit of
+#: -2 marks what an interrupted DROP DATABASE left behind; 0 lets nobody in.
+DISCOVER = """SELECT textsend(datname::text) AS datname, datname = current_database() AS here,
+       extract(epoch FROM pg_postmaster_start_time())::text AS started
+  FROM pg_database
+ WHERE datallowconn AND NOT datistemplate AND datconnlimit NOT IN (-2, 0)
+       AND has_database_privilege(oid, 'CONNECT')
+ ORDER BY datname"""
+
 SERVER = Query(
     POSTGRES,
     "server",
@@ -157,7 +168,7 @@ SELECT n.nspname::text AS schema, c.relname::text AS "table", 1 AS tables,
 UNION ALL
 SELECT NULL, NULL, count(*),
        {folded}
-  FROM counted WHERE oid NOT IN (SELECT oid FROM chosen)""",
+  FROM counted WHERE NOT EXISTS (SELECT FROM chosen WHERE chosen.oid = counted.oid)""",
     source="pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid",
     labels={"database": "", "schema": "s.schemaname", "table": "s.relname"},
     ignored=("tables",),

@@ -1,0 +1,111 @@
+"""One connection to one PostgreSQL database, with guards around every statement."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pgstats.ask.answer import Columns, Rows, frame
+from pgstats.ask.connection import Connection, parse_dsn
+from pgstats.model import POSTGRES, Frame, Poll, Target
+
+LOCK_TIMEOUT_MS = 250
+
+
+class Session:
+    """A connection to one database, with the guards of pgstats around every statement."""
+
+    def __init__(self, target: Target, until: float, database: str = "", secret: str = "") -> None:
+        self.target = target
+        self._pooled = target.pooled
+        given = parse_dsn(target.dsn)
+        settings = {
+            "dbname": database,
+            "application_name": given.get("application_name", "pgstats"),
+            "client_encoding": "UTF8",
+            # A host that is gone is noticed by the kernel before the next poll needs it.
+            "keepalives_idle": given.get("keepalives_idle", "30"),
+            "keepalives_interval": given.get("keepalives_interval", "10"),
+            "keepalives_count": given.get("keepalives_count", "3"),
+            "tcp_user_timeout": given.get("tcp_user_timeout", str(int(target.timeout * 1000))),
+        }
+        theirs = given.get("options") or os.environ.get("PGOPTIONS", "")
+        ours = " ".join(f"-c {name}={_escaped(value)}" for name, value in _guards(target).items())
+        options = "" if self._pooled else f"{theirs} {ours}".strip()
+        self._connection = Connection(
+            POSTGRES, target.dsn, settings, until, secret, options=options
+        )
+        self.until = until
+        if self._connection.parameter("server_encoding") == "SQL_ASCII":
+            # Its names may be any bytes, which UTF-8 would refuse; here each is a character.
+            self._connection.speak("LATIN1")
+        if self.version >= 150000 and not self._pooled:
+            # Read each counter as it is needed instead of caching it: less memory in the server.
+            self._connection.ask("SET stats_fetch_consistency = none")
+
+    @property
+    def until(self) -> float:
+        """The deadline on the monotonic clock."""
+        return self._until
+
+    @until.setter
+    def until(self, until: float) -> None:
+        self._until = until
+        self._connection.allow(until)
+
+    @property
+    def version(self) -> int:
+        """The server's version, 150018 for 15.18."""
+        return self._connection.version
+
+    def ask(
+        self, sql: str, parameters: dict[str, object] | None = None, stage: str = ""
+    ) -> tuple[Columns, Rows]:
+        """The answer to one statement.
+
+        Behind a pool in transaction mode settings would leak to the next client of the server
+        connection, so that there they live no longer than one short transaction.
+        """
+        if not self._pooled:
+            return self._connection.ask(sql, parameters, stage)
+        guards = "; ".join(f"SET LOCAL {n} = '{v}'" for n, v in _guards(self.target).items())
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE"
+        self._connection.ask(f"{begin}; {guards}", stage=stage)
+        try:
+            return self._connection.ask(sql, parameters, stage)
+        finally:
+            if not self._connection.closed:
+                self._connection.ask("ROLLBACK", stage=stage)
+
+    def answer(self, query: Any, poll: Poll, parameters: dict[str, object] | None = None) -> Frame:
+        """The frame of one query of the catalogue."""
+        columns, rows = self.ask(query.select(self.version), parameters, query.group)
+        return frame(query, self.version, columns, rows, target=poll.target.name)[0]
+
+    def close(self, patience: float = 0.0) -> None:
+        """Close the connection, and wait so many seconds for the server to do the same."""
+        self._connection.close(patience)
+
+
+def _escaped(value: str) -> str:
+    """A value as it stands among the options of a connection, where blanks separate."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def _guards(target: Target) -> dict[str, str]:
+    """Settings of every session: the server's timeouts come before the client's deadline.
+
+    Whoever owns a database or a role may have set others for it: a serializable session would
+    wait for snapshots and fail on a standby, one without memory would take for ever.
+    """
+    return {
+        "search_path": "",
+        "default_transaction_read_only": "on",
+        "lock_timeout": str(LOCK_TIMEOUT_MS),
+        "statement_timeout": str(max(100, int(target.timeout * 750))),
+        "idle_in_transaction_session_timeout": str(max(1000, int(target.timeout * 1000))),
+        "max_parallel_workers_per_gather": "0",
+        "default_transaction_isolation": "read committed",
+        "default_transaction_deferrable": "off",
+        "work_mem": "4MB",
+    }
