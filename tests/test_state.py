@@ -418,6 +418,7 @@ def test_saving_while_others_remember(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
+            state.save()
             seen = glanced(path)
             assert seen.fault == ""
             assert seen.of(pair[0]) == seen.of(pair[1])
