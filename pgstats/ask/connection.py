@@ -183,6 +183,13 @@ class Connection:
         """Move the deadline, for the next poll on a kept connection."""
         self._raw.until = until
 
+    def speak(self, encoding: str) -> None:
+        """Change the client's encoding."""
+        try:
+            self._raw.set_client_encoding(encoding)
+        except (psycopg2.Error, DeadlinePassed) as error:
+            raise translate(error, "encoding", self.family, self._secrets) from error
+
     def whole_numbers(self) -> None:
         """Read numeric as int, in C: the console has no fractions, and Decimal is slow."""
         self._raw.string_types[1700] = extensions.LONGINTEGER
