@@ -70,9 +70,10 @@ class NodeStatsd(Server):
         return _numbers(self.ask("counters"))
 
     def forget(self) -> None:
-        """Delete every gauge."""
-        if names := self.gauges():
-            self.ask(f"delgauges {' '.join(names)}")
+        """Delete every gauge, some at a time: a command must arrive in one piece."""
+        names = list(self.gauges())
+        for start in range(0, len(names), 100):
+            self.ask(f"delgauges {' '.join(names[start : start + 100])}")
 
     def ask(self, command: str, end: str = "END\n\n") -> str:
         """What the management port answers."""
