@@ -242,6 +242,7 @@ class Poll:
     draining: bool = False  # a PgBouncer that takes no new clients over TCP any more
     siblings: list[tuple[str, str, str]] = field(default_factory=list)  # number, folder, port
     peers: list[Poll] = field(default_factory=list)  # instead of frames: a poll of each process
+    partial: bool = False  # rows may be missing: not every process behind the port answered
     notes: list[str] = field(default_factory=list)  # nothing failed, but somebody should know
 
     @property

@@ -93,12 +93,19 @@ class State:
             self._expected = {(target.family, target.name) for target in targets}
             self._inventory = inventory
 
-    def lost(self) -> list[tuple[Target, Memory]]:
-        """What was shipped of targets that have left the file; it is handed over and forgotten."""
+    def lost(self, polled: Iterable[Target] = ()) -> list[tuple[Target, Memory]]:
+        """What was shipped of targets that have left the file; it is handed over and forgotten.
+
+        Where the processes behind a port were ``polled``, those that are no more among them are
+        lost as well.
+        """
+        there = {_key(target) for target in polled if target.peer}
+        groups = {key[:2] for key in there}
         lost = [
             key
             for key, entry in self._entries.items()
-            if entry.inventory == self._inventory != "" and key[:2] not in self._expected
+            if (entry.inventory == self._inventory != "" and key[:2] not in self._expected)
+            or (entry.peer and key[:2] in groups and key not in there)
         ]
         entries = [self._entries.pop(key) for key in lost]
         return [(Target(e.family, e.name, "", tags=e.tags, peer=e.peer), e.sent) for e in entries]
@@ -134,7 +141,7 @@ class State:
             self._entries = {(e.family, e.name, e.peer): e for e in entries}
 
     def _entry(self, target: Target) -> _Entry:
-        key = target.family, target.name, target.peer
+        key = _key(target)
         entry = self._entries.pop(key, None) or _Entry(*key)
         entry.tags, entry.inventory = dict(target.tags), self._inventory
         self._entries[key] = entry
@@ -168,6 +175,10 @@ class State:
                 else:
                     left_out.append(entry.name)
         return texts[::-1], left_out
+
+
+def _key(target: Target) -> _Key:
+    return target.family, target.name, target.peer
 
 
 @contextmanager

@@ -169,6 +169,12 @@ def test_one_process_behind_a_port_says_nothing_of_another(story: Story) -> None
     assert found.tags == {"peer": "2"}
 
 
+def test_rows_of_a_partial_answer_may_be_elsewhere(story: Story) -> None:
+    story.poll(frame(POOLS, ("a", "u", 1), ("b", "u", 1)))
+    assert retired([frame(POOLS, ("a", "u", 1))], story.sent, 0, partial=True) == []
+    assert story.poll(frame(POOLS, ("a", "u", 1))) == {"pools.b.u.cl_active"}
+
+
 def test_the_last_value_may_be_any_number_or_none() -> None:
     story = Story(-1.5)
     story.poll(frame(POOLS, ("a", "u", 1)))
@@ -454,6 +460,56 @@ def test_the_daemon_retires_a_pool_after_a_restart_of_its_pgbouncer(
         assert down[f"{pool}.sv_idle"] >= 0
         fresh.start()
         site.wait(lambda found: found[up] == 1 and found[f"{pool}.sv_idle"] == -7)
+
+
+@pytest.fixture
+def processes(scratch: Scratch, cluster: Cluster) -> Iterator[list[Bouncer]]:
+    """Two PgBouncers as two processes behind one port would be."""
+    made = [
+        Bouncer(scratch, {"*": cluster.address}, stats_users=["stats"], name=f"{n}of2")
+        for n in (time.monotonic_ns(), time.monotonic_ns())
+    ]
+    for bouncer in made:
+        bouncer.port = bouncer.settings["listen_port"] = made[0].port
+        bouncer.settings["so_reuseport"] = 1
+    with made[0], made[1]:
+        yield made
+
+
+def test_a_process_of_a_group_that_is_down_retires_nothing(
+    site: Site, processes: list[Bouncer]
+) -> None:
+    sockets = [process.host for process in processes]
+    dsn = processes[0].dsn("pgbouncer", "stats")
+    site.target("pgbouncer", "front", dsn, f"sockets = {json.dumps(sockets)}")
+    site.statsd_options = "on_vanish = -7"
+    processes[1].psql("SELECT 1", "postgres")
+    before = site.once()
+    whole, second = (
+        f"pgstats.pgbouncer.{name}.pools.postgres.postgres.cl_active"
+        for name in ("front", "front-2")
+    )
+    assert before[whole] == before[second] == 0
+    processes[1].stop()
+    down = site.once(code=1)
+    assert down["pgstats.pgbouncer.front-2.up"] == 0
+    assert down[whole] == down[second] == 0
+    processes[1].start()
+    back = site.once()
+    assert back[whole] == back[second] == -7
+
+
+def test_a_process_that_is_no_more_in_its_group_ends_whole(
+    site: Site, processes: list[Bouncer]
+) -> None:
+    sockets = [process.host for process in processes]
+    dsn = processes[0].dsn("pgbouncer", "stats")
+    site.target("pgbouncer", "front", dsn, f"sockets = {json.dumps(sockets)}")
+    mine = {name for name in site.once() if ".front-2." in name}
+    site.target("pgbouncer", "front", dsn, f"sockets = {json.dumps(sockets[:1])}")
+    after = site.once()
+    assert {after[name] for name in mine} == {0}
+    assert after["pgstats.pgbouncer.front.up"] == after["pgstats.pgbouncer.front-1.up"] == 1
 
 
 # Targets that come and go

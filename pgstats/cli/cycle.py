@@ -32,6 +32,7 @@ class Cycle:
         self._counts = Counts()
         self._retired = 0  # series, since the start
         self._spellers: dict[tuple[str, str], Speller] = {}
+        self.fault = ""  # what was wrong with the last shipment
         statsd = config.statsd
         self.wire = to or wire(statsd.url, rate=statsd.rate, max_packet=statsd.max_packet)
 
@@ -42,29 +43,34 @@ class Cycle:
             tags = {**self._config.statsd.tags, **(target.tags if target else {})}
             dialect = DIALECTS[self._config.statsd.dialect]
             self._spellers[key] = Speller(dialect, self._config.prefix, tags, self._counts)
-        return "".join(map(self._spellers[key].spell, frames))
+        return self._spellers[key].spell(*frames)
 
     def ship(self, polls: Sequence[Poll], seconds: float, skipped_runs: int = 0) -> bool:
         """Ship polls and the account of the shipping; says whether the wire took everything."""
         with self._state.lock:
-            found = [self._shaped(poll, skipped_runs) for poll in polls] + self._lost()
+            found = [self._shaped(poll, skipped_runs) for poll in polls]
+            found += self._lost([poll.target for poll in polls])
         text = "".join(self.text(target, [*last, *frames]) for target, last, frames in found)
         taken = self.wire.ship(text, seconds)
+        fault = self.wire.fault
         self._account_for([(target, last) for target, last, _ in found], taken=taken)
-        return self.wire.ship(self.account(), seconds) and taken
+        told = self.wire.ship(self.account())
+        self.fault = fault or self.wire.fault
+        return told and taken
 
     def _shaped(self, poll: Poll, skipped_runs: int) -> _Shaped:
         """All that is to be said of a target; the last values come before those of today."""
         memory = self._state.of(poll.target, poll.identity)
         implied = shape.derived(poll, memory, self._epoch + time.monotonic())
         frames = [*implied, *shape.frames(poll, skipped_runs)]
-        last = shape.retired(frames, self._state.sent(poll.target), self._config.statsd.on_vanish)
+        value, sent = self._config.statsd.on_vanish, self._state.sent(poll.target)
+        last = shape.retired(frames, sent, value, partial=poll.partial)
         return poll.target, last, frames
 
-    def _lost(self) -> list[_Shaped]:
+    def _lost(self, polled: Iterable[Target]) -> list[_Shaped]:
         """The last values of the targets that have left the configuration."""
-        value = self._config.statsd.on_vanish
-        return [(target, shape.ended(sent, value), []) for target, sent in self._state.lost()]
+        value, lost = self._config.statsd.on_vanish, self._state.lost(polled)
+        return [(target, shape.ended(sent, value), []) for target, sent in lost]
 
     def _account_for(self, last: Iterable[tuple[Target, list[Frame]]], *, taken: bool) -> None:
         """Count the last values, or have them sent again if they may not have arrived."""

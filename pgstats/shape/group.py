@@ -21,6 +21,7 @@ def _group(poll: Poll) -> Poll:
     there = [peer for peer in peers if peer.up]
     whole = Poll(poll.target, seconds=poll.seconds, notes=poll.notes)
     whole.down = None if there else peers[0].down
+    whole.partial = len(there) < len(peers)
     whole.failures = [
         replace(failure, stage=f"process {peer.target.peer}: {failure.stage}")
         for peer in peers

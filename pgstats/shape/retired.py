@@ -32,11 +32,14 @@ _Rows = dict[Row, Names]
 _Places = dict[_Place, _Rows]
 
 
-def retired(frames: Sequence[Frame], sent: Memory, last: Number | None) -> list[Frame]:
+def retired(
+    frames: Sequence[Frame], sent: Memory, last: Number | None, *, partial: bool = False
+) -> list[Frame]:
     """The last values of the rows of a target that are gone, as one frame a group.
 
-    ``frames`` is all that is shipped of the target now, ``sent`` what was shipped before, and is
-    brought up to date. With no ``last`` value nothing is sent and nothing remembered.
+    ``frames`` is all that is shipped of the target now; where they are ``partial``, no row is gone
+    because it is missing. ``sent`` is what was shipped before, and is brought up to date. With no
+    ``last`` value nothing is sent and nothing remembered.
     """
     if last is None:
         sent.clear()
@@ -47,7 +50,7 @@ def retired(frames: Sequence[Frame], sent: Memory, last: Number | None) -> list[
         here = answers.places.setdefault(place, {})
         for labels, names in rows.items():
             now = here.get(labels)
-            if now is None and answers.rule_out(place, labels):
+            if now is None and not partial and answers.rule_out(place, labels):
                 gone.setdefault(place, {})[labels] = names
             elif now != names:
                 here[labels] = answers.joined(names, now or ())
