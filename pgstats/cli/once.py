@@ -94,7 +94,7 @@ def _ship(config: Config, state: State, polls: Sequence[Poll], log: Log) -> int:
     if not taken:
         log.tell(
             ERROR,
-            f"statsd at {cycle.wire.url}: {cycle.wire.fault}: {counts['errors']} packets lost, "
+            f"statsd at {cycle.wire.url}: {cycle.fault}: {counts['errors']} packets lost, "
             f"{counts['packets']} sent (is statsd running there? see --statsd)",
         )
     log.tell(DEBUG, f"shipped {counts['lines']} lines in {counts['packets']} packets")

@@ -68,7 +68,7 @@ def _job(target: Target, cycle: Cycle, state: State, log: Log) -> Job:
         log.state(target.name, "; ".join(map(str, poll.problems())))
         log.state(f"{target.name}: note", "; ".join(poll.notes), WARNING)
         cycle.ship([poll, *peers], target.interval, skipped_runs)
-        log.state(f"statsd at {cycle.wire.url}", cycle.wire.fault)
+        log.state(f"statsd at {cycle.wire.url}", cycle.fault)
         _save(state, log, SAVE_EVERY)
         return Done(ok=poll.ok, seconds=poll.seconds)
 
