@@ -92,6 +92,26 @@ def test_settings_of_the_dsn_are_kept(cluster: Cluster) -> None:
     assert settings["application_name"] == "me"
 
 
+def test_target_session_attrs_means_what_it_means_to_psql(cluster: Cluster) -> None:
+    dsn = cluster.dsn(target_session_attrs="read-write")
+    session = Session(Target(POSTGRES, "main", dsn), time.monotonic() + 8)
+    settings: dict[str, str] = dict(session.ask(SQL)[1])
+    session.close()
+    assert settings["transaction_read_only"] == "on"
+    refused = poll(Target(POSTGRES, "main", cluster.dsn(target_session_attrs="read-only")))
+    assert refused.down
+
+
+def test_a_database_without_connect_is_counted_and_named(cluster: Cluster, database: str) -> None:
+    cluster.psql(f"REVOKE CONNECT ON DATABASE {database} FROM public")
+    cluster.psql("CREATE ROLE outsider LOGIN")
+    found = poll(Target(POSTGRES, "main", cluster.dsn("postgres", "outsider")))
+    cluster.psql("DROP ROLE outsider")
+    assert found.ok
+    assert found.counts["databases_refused"] == 1
+    assert found.refused == {database: "the role has no CONNECT privilege"}
+
+
 def test_every_database_is_walked_and_summed(cluster: Cluster, database: str) -> None:
     cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 30) i", database)
     cluster.psql("CREATE TABLE u AS SELECT generate_series(1, 12) i", database)

@@ -33,7 +33,7 @@ class PostgresAsker:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._kept: Session | None = None
-        self._refused: dict[str, float] = {}
+        self._refused: dict[str, tuple[float, str]] = {}  # until when it is left alone, and why
         self._first = ""  # the database that the next walk begins with
         self._until = 0.0
         self._secret: str | None = None
@@ -110,16 +110,17 @@ class PostgresAsker:
         """
         _, rows = session.ask(DISCOVER, stage="list of databases")
         here, names = "", []
-        for raw, current, started in rows:
+        for raw, current, started, may in rows:
             poll.identity = started
-            try:
-                name = bytes(raw).decode()
-            except UnicodeDecodeError:
-                poll.counts["databases_refused"] += 1  # nobody can name it in a DSN
-                continue
+            name = bytes(raw).decode(errors="replace")
             here = name if current else here
-            if chosen(name, self.target.databases):
-                names.append(name)
+            if name.encode() != bytes(raw):
+                self._refuse(name, "its name is not UTF-8, so that no DSN can hold it", poll)
+            elif chosen(name, self.target.databases):
+                if may:
+                    names.append(name)
+                else:
+                    self._refuse(name, "the role has no CONNECT privilege", poll)
         if self.target.pooled:
             names = [name for name in names if name == here or name in self.target.databases]
         return here, names
@@ -144,8 +145,9 @@ class PostgresAsker:
 
     def _visit(self, session: Session | None, name: str, poll: Poll) -> None:
         """Ask one database; one that lets nobody in is counted and left alone for a while."""
-        if self._refused.get(name, 0.0) > time.monotonic():
-            poll.counts["databases_refused"] += 1
+        again, why = self._refused.get(name, (0.0, ""))
+        if again > time.monotonic():
+            self._refuse(name, why, poll)
             return
         try:
             guest = session or self._connect(name)
@@ -162,11 +164,17 @@ class PostgresAsker:
             if guest is not session:
                 guest.close(HANG_UP)
 
+    @staticmethod
+    def _refuse(name: str, why: str, poll: Poll) -> None:
+        """Leave a database out: as managed servers have them, it is no failure."""
+        poll.counts["databases_refused"] += 1
+        poll.refused[name] = why
+
     def _turned_away(self, name: str, error: AskError, poll: Poll) -> None:
         """A wrong password is a failure, and over as soon as it is right again."""
         if error.reason == "not_allowed":
-            self._refused[name] = time.monotonic() + REFUSED_FOR
-            poll.counts["databases_refused"] += 1
+            self._refused[name] = time.monotonic() + REFUSED_FOR, str(error)
+            self._refuse(name, str(error), poll)
         elif error.reason != "wrong_database":  # dropped since the list was read: nothing failed
             error.stage = f"{error.stage} to database {name}"
             poll.failures.append(failure(error))

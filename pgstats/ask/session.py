@@ -39,9 +39,20 @@ class Session:
         if self._connection.parameter("server_encoding") == "SQL_ASCII":
             # Its names may be any bytes, which UTF-8 would refuse; here each is a character.
             self._connection.speak("LATIN1")
-        if self.version >= 150000 and not self._pooled:
-            # Read each counter as it is needed instead of caching it: less memory in the server.
-            self._connection.ask("SET stats_fetch_consistency = none")
+        if not self._pooled:
+            self._connection.ask(self._late_guards(), stage="connect")
+
+    def _late_guards(self) -> str:
+        """What cannot be asked for at login.
+
+        libpq takes a read-only session for a standby when target_session_attrs asks for one or
+        the other; older servers do not know the second. With it each counter is read as it is
+        needed instead of all being cached: less memory in the server.
+        """
+        sql = "SET default_transaction_read_only = on"
+        if self.version >= 150000:
+            sql += "; SET stats_fetch_consistency = none"
+        return sql
 
     @property
     def until(self) -> float:
@@ -100,7 +111,6 @@ def _guards(target: Target) -> dict[str, str]:
     """
     return {
         "search_path": "",
-        "default_transaction_read_only": "on",
         "lock_timeout": str(LOCK_TIMEOUT_MS),
         "statement_timeout": str(max(100, int(target.timeout * 750))),
         "idle_in_transaction_session_timeout": str(max(1000, int(target.timeout * 1000))),

@@ -13,10 +13,10 @@ from pgstats.model import POSTGRES, Metric, Query
 #: standby too, whose counters differ while its system identifier does not. A connection limit of
 #: -2 marks what an interrupted DROP DATABASE left behind; 0 lets nobody in.
 DISCOVER = """SELECT textsend(datname::text) AS datname, datname = current_database() AS here,
-       extract(epoch FROM pg_postmaster_start_time())::text AS started
+       extract(epoch FROM pg_postmaster_start_time())::text AS started,
+       has_database_privilege(oid, 'CONNECT') AS open
   FROM pg_database
  WHERE datallowconn AND NOT datistemplate AND datconnlimit NOT IN (-2, 0)
-       AND has_database_privilege(oid, 'CONNECT')
  ORDER BY datname"""
 
 SERVER = Query(

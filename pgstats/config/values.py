@@ -115,7 +115,7 @@ def seconds(text: str) -> float:
     try:
         return duration(text)
     except Wrong as error:
-        raise ConfigError([str(error)]) from error
+        raise ConfigError([str(error).replace(" and in quotes", "").replace('"', "")]) from error
 
 
 def spell_duration(seconds: float) -> str:

@@ -23,7 +23,6 @@ INSERT INTO orders SELECT n, 'new', now() FROM generate_series(1, 2000) AS n;
 INSERT INTO queue (task) SELECT 'task ' || n FROM generate_series(1, 100) AS n;
 GRANT ALL ON ALL TABLES IN SCHEMA public TO web, worker, report;
 GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO web, worker, report;
-ANALYZE;
 """
 
 
