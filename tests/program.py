@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
+
+#: Where a run that names no state file keeps it: not in the system's own folder.
+_STATE = tempfile.TemporaryDirectory(prefix="pgstats-state-")
 
 
 def pgstats(
@@ -13,6 +17,7 @@ def pgstats(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end. The environment holds no setting of pgstats or libpq."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "XDG_"))}
+    clean["STATE_DIRECTORY"] = _STATE.name
     return subprocess.run(
         [sys.executable, "-m", "pgstats", *arguments],
         stdin=subprocess.DEVNULL,
