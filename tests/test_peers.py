@@ -153,7 +153,7 @@ def test_siblings_are_found_by_show_peers() -> None:
     assert _siblings(Recorded(11800, rows)) == []  # type: ignore[arg-type]
     target = Target(PGBOUNCER, "front", "host=localhost hostaddr=127.0.0.1 port=1 user=stats")
     one = sibling(target, *found[1])
-    assert set(one.dsn.split()) == {"host=/run/pgb2", "port=6432", "user=stats"}
+    assert set(one.dsn.split()) == {"host=/run/pgb2", "hostaddr=''", "port=6432", "user=stats"}
     assert one.title == "front-2"
 
 

@@ -7,47 +7,24 @@ import math
 import os
 import re
 import select
-import socket
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from pgstats.ask.failure import translate
-from pgstats.errors import AskError, ConfigError
-from pgstats.lookup import LookupFailed, addresses, is_name
+from pgstats.ask.dsn import Place, extensions, located, merged, moved, parse_dsn, places, psycopg2
+from pgstats.ask.failure import DeadlinePassed, remedy, translate
+from pgstats.ask.password import Secret
+from pgstats.errors import AskError
 
-
-def _import_psycopg2() -> Any:
-    """Import psycopg2 without ssl, which doubles its cost.
-
-    psycopg2 imports ssl only to set thread callbacks that OpenSSL dropped in 1.1, and carries on
-    when that fails. TLS is libpq's own business and works all the same.
-    """
-    hide = "ssl" not in sys.modules
-    if hide:
-        sys.modules["ssl"] = None  # type: ignore[assignment]
-    try:
-        import psycopg2  # noqa: PLC0415
-        import psycopg2.extensions  # noqa: PLC0415
-    finally:
-        if hide:
-            del sys.modules["ssl"]
-    return psycopg2
-
-
-psycopg2 = _import_psycopg2()
-extensions = psycopg2.extensions
+__all__ = ["FAULTS", "NUMERIC", "Connection", "moved", "parse_dsn", "psycopg2"]
 
 #: Kinds of columns by the OID of their type: int2, int4, int8, float4, float8, numeric.
 NUMERIC = frozenset({21, 23, 20, 700, 701, 1700})
+#: All that psycopg2 and the wait for it may raise; `RuntimeError` is a thread that cannot start.
+FAULTS = (psycopg2.Error, DeadlinePassed, OSError, UnicodeError, RuntimeError)
 
 
-class DeadlinePassed(Exception):
-    """The time given to a connection is used up."""
-
-
-class _Connection(extensions.connection):  # type: ignore[misc,name-defined]
+class _Connection(extensions.connection):  # type: ignore[misc]
     """A psycopg2 connection that knows when it has to be done."""
 
     def __init__(self, dsn: str, until: float) -> None:
@@ -75,55 +52,108 @@ def _wait(connection: Any) -> None:
 
 extensions.set_wait_callback(_wait)
 
+#: A server that answers like this was reached: as with libpq, the next one is not tried.
+_FINAL = ("auth", "not_allowed", "wrong_database", "too_many_connections", "tls")
+_NO_STANDBY = "server is not in hot standby mode"
 
-def parse_dsn(dsn: str) -> dict[str, str]:
-    """The keywords of a libpq connection string or URI.
 
-    libpq's own message may quote a piece of a password, so it is not passed on.
+class _Search:
+    """Tries the places that a connection string leads to, one after the other.
+
+    libpq would do so itself, but with a wait callback set it does not know ``connect_timeout``:
+    the first dead server would take all the time. Here each one gets its share of what is left.
     """
+
+    def __init__(
+        self,
+        connect: Callable[[Place, float], Any],
+        family: str,
+        given: Mapping[str, str],
+    ) -> None:
+        self._connect = connect
+        self._family = family
+        self._given = given
+        self._patience = _patience(given)
+        self._errors: list[tuple[Place, AskError]] = []
+
+    def run(self, until: float) -> Any:
+        """The first connection that succeeds; any server will do where no standby is found."""
+        if self._given.get("target_session_attrs") != "prefer-standby":
+            found = self._first(places(self._given), until)
+        else:
+            standby = [p | {"target_session_attrs": "standby"} for p in places(self._given)]
+            found = self._first(standby, until, spare=1)
+            for place in [] if found else self._primaries():
+                found = found or self._try(place | {"target_session_attrs": "any"}, until)
+        if not found:
+            raise self._verdict()
+        return found
+
+    def _first(self, hosts: list[Place], until: float, spare: int = 0) -> Any:
+        """The first connection to one of the hosts, or None; leaves time for ``spare`` more."""
+        for left, host in zip(range(len(hosts), 0, -1), hosts, strict=True):
+            limit = _share(until, left + spare)
+            try:
+                addresses = located(host, self._given, limit)
+            except (OSError, RuntimeError) as error:
+                self._errors.append((host, translate(error, "name resolution", self._family, ())))
+                continue
+            for rest, place in zip(range(len(addresses), 0, -1), addresses, strict=True):
+                if found := self._try(place, _share(limit, rest)):
+                    return found
+        return None
+
+    def _try(self, place: Place, until: float) -> Any:
+        try:
+            return self._connect(place, min(until, time.monotonic() + self._patience))
+        except AskError as error:
+            if error.reason in _FINAL:
+                raise
+            self._errors.append((place, error))
+        return None
+
+    def _primaries(self) -> list[Place]:
+        """The servers that were turned down for not being a standby."""
+        return [place for place, error in self._errors if _NO_STANDBY in str(error)]
+
+    def _verdict(self) -> AskError:
+        """One error for all: the reason of the last one that has a telling one."""
+        errors = [error for _, error in self._errors]
+        if len(errors) == 1:
+            return errors[0]
+        last = next((error for error in reversed(errors) if error.reason != "other"), errors[-1])
+        text = "; ".join(f"{_name(place)}: {_gist(error)}" for place, error in self._errors)
+        return AskError(last.stage, last.reason, text, remedy(self._family, last.reason, str(last)))
+
+
+def _share(until: float, parts: int) -> float:
+    """The deadline of the first of several attempts that have to share the time."""
+    now = time.monotonic()
+    return now + (until - now) / parts
+
+
+def _patience(given: Mapping[str, str]) -> float:
+    """Seconds that one attempt may take by the user's own ``connect_timeout``."""
+    text = given.get("connect_timeout") or "0"
     try:
-        found: dict[str, str] = extensions.parse_dsn(dsn)
-    except psycopg2.ProgrammingError as error:
-        raise ConfigError([_dsn_fault(str(error))]) from None
-    return found
+        seconds = int(text)
+    except ValueError:
+        fault = f'invalid integer value "{text}" for connection option "connect_timeout"'
+        raise AskError("connect", "other", fault, "give whole seconds") from None
+    return seconds if seconds > 0 else math.inf
 
 
-def moved(dsn: str, host: str, port: str = "") -> str:
-    """The same connection string, but to another host or socket folder."""
-    given = parse_dsn(dsn) | {"host": host}
-    given.pop("hostaddr", None)
-    return str(extensions.make_dsn(**(given | ({"port": port} if port else {}))))
+def _name(place: Place) -> str:
+    """Host, address and port as one would write them."""
+    host, address = place.get("host", ""), place.get("hostaddr", "")
+    where = f"{host} ({address})" if host and address not in ("", host) else host or address
+    return f"{where or 'the default socket'} port {place.get('port') or 5432}"
 
 
-def _dsn_fault(message: str) -> str:
-    """A safe sentence; a keyword is named only when it is nearly a known one."""
-    if found := re.search(r'invalid connection option "(\w+)"', message):
-        import difflib  # noqa: PLC0415
-
-        if near := difflib.get_close_matches(found[1], _KEYWORDS, 1):
-            return f'unknown connection keyword "{found[1]}"; did you mean "{near[0]}"?'
-    return (
-        "not a libpq connection string; write 'host=... port=... user=... dbname=...' "
-        "or 'postgresql://user@host:port/dbname'"
-    )
-
-
-_KEYWORDS = (
-    "host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service", "options",
-    "application_name", "client_encoding", "connect_timeout", "sslmode", "sslcert", "sslkey",
-    "sslrootcert", "sslcrl", "sslpassword", "gssencmode", "krbsrvname", "require_auth",
-    "channel_binding", "target_session_attrs", "load_balance_hosts", "keepalives",
-    "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
-)  # fmt: skip
-
-
-def _look_up(host: str, until: float) -> list[str]:
-    try:
-        return addresses(host, 0, socket.SOCK_STREAM, until - time.monotonic())
-    except LookupFailed as error:
-        raise AskError(
-            "name resolution", "dns", str(error), "check the name and this machine's resolver"
-        ) from error
+def _gist(error: AskError) -> str:
+    """What libpq says, without where it happened."""
+    text = re.sub(r"^connection to server (at|on socket) .*? failed: ", "", str(error))
+    return re.sub(r" Is the server running .*", "", text)
 
 
 class Connection:
@@ -138,32 +168,34 @@ class Connection:
         dsn: str,
         settings: Mapping[str, str],
         until: float,
-        password: str = "",
+        secret: Secret | None = None,
         *,
         options: str | None = None,
     ) -> None:
         self.family = family
-        given = parse_dsn(dsn)
-        keywords = {key: value for key, value in settings.items() if value}
-        host = given.get("host", "")
-        if password:
-            keywords["password"] = password
+        self._dsn = dsn
+        self._keywords = {key: value for key, value in settings.items() if value}
+        self._given = merged(dsn, self._keywords)
         if options is not None:
-            keywords["options"] = options
-        if is_name(host) and "," not in host and "hostaddr" not in given:
-            found = _look_up(host, until)
-            keywords["hostaddr"] = ",".join(found)
-            keywords["host"] = ",".join([host] * len(found))
-        self._secrets = [
-            s for s in (password, given.get("password"), given.get("sslpassword")) if s
-        ]
-        try:
-            self._raw = psycopg2.connect(
-                dsn, connection_factory=lambda text: _Connection(text, until), **keywords
-            )
-        except (psycopg2.Error, DeadlinePassed, UnicodeError) as error:
-            raise translate(error, "connect", family, self._secrets) from error
+            self._keywords["options"] = options
+        self._secret = secret
+        self._secrets = [s for s in map(self._given.get, ("password", "sslpassword")) if s]
+        self._raw = _Search(self._connect, family, self._given).run(until)
         self._raw.autocommit = True
+        self.allow(until)
+
+    def _connect(self, place: Place, until: float) -> Any:
+        """A connection of psycopg2 to one place."""
+        keywords = self._keywords | place
+        if self._secret and (password := self._secret.of(self._given | place)):
+            keywords["password"] = password
+            self._secrets.append(password)
+        try:
+            return psycopg2.connect(
+                self._dsn, connection_factory=lambda text: _Connection(text, until), **keywords
+            )
+        except FAULTS as error:
+            raise translate(error, "connect", self.family, self._secrets) from error
 
     @property
     def closed(self) -> bool:
@@ -203,7 +235,7 @@ class Connection:
                 cursor.execute(sql, parameters)
                 columns = {c.name: c.type_code in NUMERIC for c in cursor.description or ()}
                 return columns, cursor.fetchall() if columns else []
-        except (psycopg2.Error, DeadlinePassed, UnicodeError) as error:
+        except FAULTS as error:
             raise translate(error, stage or sql, self.family, self._secrets) from error
 
     def close(self, patience: float = 0.0) -> None:
@@ -212,11 +244,19 @@ class Connection:
         With some ``patience`` in seconds, wait for the server to hang up: until then its backend
         still holds a slot, and the next connection would take another one.
         """
-        line = os.dup(self._raw.fileno()) if patience and not self.closed else -1
-        self._raw.close()
+        line = self._line() if patience else -1
+        with contextlib.suppress(psycopg2.Error):
+            self._raw.close()
         if line >= 0:
             _hear_out(line, time.monotonic() + patience)
             os.close(line)
+
+    def _line(self) -> int:
+        """A file descriptor of our own on the connection's socket, -1 where none can be had."""
+        try:
+            return os.dup(self._raw.fileno())
+        except (OSError, psycopg2.Error):
+            return -1
 
 
 def _hear_out(line: int, until: float) -> None:

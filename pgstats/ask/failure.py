@@ -2,45 +2,62 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 
 from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, POSTGRES, Failure
 
-# libpq gives no SQLSTATE for a failed login, so the text has to tell. First match wins.
+
+class DeadlinePassed(Exception):
+    """The time given to a connection is used up."""
+
+
+# libpq gives no SQLSTATE for a failed login, so the text has to tell. First match wins. Names in
+# quotes are taken out before, since anything may be called anything.
 _TELLTALES = (
-    (r"could not translate host name|name or service not known", "dns"),
-    (r"certificate|ssl error|does not support ssl|ssl required|sslmode", "tls"),
+    (r"too many open files|can't start new thread|cannot allocate memory", "other"),
+    (r"could not translate host name|name or service not known|cannot look up|looking up", "dns"),
+    (r"timeout expired|timed out|query_wait_timeout", "timeout"),
+    (
+        # "the database system is" starting up, shutting down, in recovery mode
+        r"connection refused|no such file or directory\s*is the server|the database system is"
+        r"|server closed the connection|connection reset by peer|broken pipe"
+        r"|terminating connection|cannot connect to server"
+        r"|ssl syscall error|ssl connection has been closed|unexpected eof while reading"
+        r"|no route to host|network is unreachable|host is (down|unreachable)",
+        "refused",
+    ),
+    (
+        r"certificate|private (ssl )?key|ssl error|(could not \w+|does not support) ssl"
+        r"|ssl (was )?required|sslmode",
+        "tls",
+    ),
     (
         r"too many (clients|connections)|remaining connection slots|connections exceeded"
         r"|no more connections allowed",
         "too_many_connections",
     ),
+    (r'no such database|database "" does not exist', "wrong_database"),
     (
         r"auth(entication)? failed|no password supplied|no such user|wrong password type"
-        r'|no authentication method|scram|role ".*" does not exist',
+        r'|no authentication method|scram|role "" does not exist',
         "auth",
     ),
-    (
-        r'no such database|database ".*" does not exist|unsupported startup parameter: options',
-        "wrong_database",
-    ),
+    (r"unsupported startup parameter(: options| in options)", "wrong_database"),
     (
         r"no pg_hba.conf entry|not allowed|permission denied|not permitted to log in"
         r"|not currently accepting connections|pg_hba.conf rejects",
         "not_allowed",
     ),
-    (
-        # "the database system is" starting up, shutting down, in recovery mode
-        r"connection refused|no such file or directory|the database system is"
-        r"|server closed the connection|connection reset by peer",
-        "refused",
-    ),
-    (r"timeout expired|timed out", "timeout"),
+    (r"server login has been failing", "refused"),
 )
 
+_RESOLVER = "check the name and this machine's resolver"
 _REMEDIES = {
+    (PGBOUNCER, "dns"): _RESOLVER,
+    (POSTGRES, "dns"): _RESOLVER,
     (PGBOUNCER, "auth"): "check user and password; a console user must be in PgBouncer's auth_file",
     (PGBOUNCER, "not_allowed"): "add the user to stats_users in pgbouncer.ini, then RELOAD",
     (PGBOUNCER, "wrong_database"): "the console's database is pgbouncer: set dbname=pgbouncer",
@@ -61,7 +78,19 @@ _REMEDIES = {
 
 _REMEDY_BY_TEXT = (
     (
-        r"unsupported startup parameter: options",
+        r"too many open files",
+        "let pgstats open more files: LimitNOFILE= in its unit, or ulimit -n",
+    ),
+    (
+        r"can't start new thread",
+        "let pgstats have more threads and memory: TasksMax= and MemoryMax= in its unit, or ulimit",
+    ),
+    (
+        r"session is (not )?read-only|server is (not )?in hot standby mode",
+        "none of these servers is what target_session_attrs asks for",
+    ),
+    (
+        r"unsupported startup parameter(: options| in options)",
         "this is a PgBouncer, not PostgreSQL: name PostgreSQL itself, or set pooled = true; "
         "a console belongs under [[pgbouncer]]",
     ),
@@ -80,7 +109,7 @@ _REMEDY_BY_TEXT = (
         "systemd's PrivateTmp hides sockets in /tmp",
     ),
     (
-        r'role ".*" does not exist',
+        r'role "" does not exist',
         "create the role: CREATE ROLE pgstats LOGIN; GRANT pg_monitor TO pgstats;",
     ),
 )
@@ -91,16 +120,20 @@ _STATES = {
     "55P03": "timeout",
     "42501": "not_allowed",
     "3D000": "wrong_database",
-    "28000": "auth",
     "28P01": "auth",
+    "57P01": "refused",
+    "57P02": "refused",
+    "57P03": "refused",
 }
+#: What stands for several reasons: it counts where the text tells nothing.
+_VAGUE_STATES = {"28000": "auth"}
 
 
 def classify(text: str, state: str | None) -> str:
     """The reason of a failure, one of `pgstats.model.REASONS`."""
     if state in _STATES:
         return _STATES[state]
-    return _first(_TELLTALES, text) or "other"
+    return _first(_TELLTALES, text) or _VAGUE_STATES.get(state or "", "other")
 
 
 def remedy(family: str, reason: str, text: str) -> str:
@@ -108,8 +141,15 @@ def remedy(family: str, reason: str, text: str) -> str:
     return _first(_REMEDY_BY_TEXT, text) or _REMEDIES.get((family, reason), "")
 
 
+def _nameless(text: str) -> str:
+    """The message without names and quoted SQL; PgBouncer writes some names without quotes."""
+    text = re.sub(r'"[^"]*"', '""', re.sub(r"\bLINE \d+: .*", "", text))
+    return re.sub(r"(no such (user|database)): .*", r"\1", text)
+
+
 def _first(table: Iterable[tuple[str, str]], text: str) -> str:
-    return next((word for telltale, word in table if re.search(telltale, text, re.IGNORECASE)), "")
+    plain = _nameless(text)
+    return next((word for telltale, word in table if re.search(telltale, plain, re.IGNORECASE)), "")
 
 
 def fold(text: str, secrets: Iterable[str]) -> str:
@@ -126,10 +166,25 @@ def failure(error: AskError) -> Failure:
 
 
 def translate(error: Exception, stage: str, family: str, secrets: Iterable[str]) -> AskError:
-    """The `AskError` for an exception of psycopg2 or of the deadline."""
-    if type(error).__name__ == "DeadlinePassed":
+    """The `AskError` for an exception of psycopg2, of the system or of the deadline."""
+    if isinstance(error, DeadlinePassed):
         text, reason = "no answer in time", "timeout"
     else:
-        text = fold(str(error), secrets) or type(error).__name__
+        text = fold(_words(error), secrets)
         reason = classify(text, getattr(error, "pgcode", None))
     return AskError(stage, reason, text, remedy(family, reason, text))
+
+
+def _words(error: Exception) -> str:
+    """What an exception says; libpq says nothing when it cannot even open a socket."""
+    said = error.strerror if isinstance(error, OSError) else ""
+    return said or str(error).strip() or _shortage() or type(error).__name__
+
+
+def _shortage() -> str:
+    """Why the system hands out no file descriptor, "" if it does."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return f"out of file descriptors: {error.strerror}"
+    return ""

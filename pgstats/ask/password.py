@@ -3,84 +3,157 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from pgstats.ask.connection import parse_dsn
 from pgstats.errors import AskError
-from pgstats.model import PGBOUNCER, Target
+from pgstats.model import Target
+
+#: Folders of the unix socket that libpq may have as its default, and then calls localhost.
+_LOCALHOST = ("", "/var/run/postgresql", "/run/postgresql", "/tmp")  # noqa: S108
 
 
-def password(target: Target, until: float) -> str:
-    """The password from the target's file, command or pgpass file; "" leaves it to libpq."""
+def password(target: Target, until: float) -> Secret:
+    """The password of a target: one for all connections of a poll."""
+    return Secret(target, until)
+
+
+class Secret:
+    """A target's password, asked for when a connection first needs it, and then remembered.
+
+    So is a failure: a command that failed is not run again for the next database.
+    """
+
+    def __init__(self, target: Target, until: float) -> None:
+        self._target = target
+        self._until = until
+        self._found: str | None = None
+        self._fault: AskError | None = None
+
+    def of(self, given: Mapping[str, str]) -> str:
+        """The password for a connection with those parameters of libpq; "" leaves it to libpq."""
+        if self._found is None and self._fault is None:
+            try:
+                self._found = _fetch(self._target, self._until)
+            except AskError as error:
+                self._fault = error
+        if self._fault:
+            fault = self._fault  # a new one for each, since whoever catches it may add to it
+            raise AskError(fault.stage, fault.reason, str(fault), fault.remedy) from fault
+        if self._target.passfile and not self._found and not given.get("password"):
+            return _look_up(self._target.passfile, given)
+        return self._found or ""
+
+
+def _fetch(target: Target, until: float) -> str:
     if target.password_file:
         return _read(target.password_file).rstrip("\r\n")
     if target.password_command:
-        return _run(target.password_command, until)
-    if target.passfile:
-        return _look_up(target)
+        return _run(shlex.split(target.password_command), until)
     return ""
 
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        text = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise AskError(
-            "password", "auth", f"cannot read {path}: {text}", "make it readable for pgstats"
-        ) from error
-
-
-def _run(command: str, until: float) -> str:
-    """The first line a command prints. What it writes to standard error may be a secret too."""
-    words = shlex.split(command)
-    try:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=max(0.1, until - time.monotonic()),
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        slow = isinstance(error, subprocess.TimeoutExpired)
-        text = "took too long" if slow else str(getattr(error, "strerror", error))
-        raise AskError("password", "auth", f"password_command {words[0]}: {text}") from error
-    if done.returncode:
+        return _text(Path(path).read_bytes(), path)
+    except OSError as error:
         raise AskError(
             "password",
             "auth",
-            f"password_command {words[0]} ended with exit code {done.returncode}",
+            f"cannot read {path}: {error.strerror}",
+            "make it readable for pgstats",
+        ) from error
+
+
+def _text(found: bytes, source: str) -> str:
+    """What libpq can send as a password."""
+    try:
+        text = found.decode()
+    except UnicodeDecodeError as error:
+        raise AskError("password", "auth", f"{source}: not UTF-8 text") from error
+    if "\0" in text:
+        raise AskError("password", "auth", f"{source} holds a NUL character")
+    return text
+
+
+def _run(words: list[str], until: float) -> str:
+    """The first line a command prints. What it writes to standard error may be a secret too.
+
+    Neither do we wait for programs that it leaves behind and that still hold standard error.
+    """
+    name = f"password_command {words[0]}"
+    try:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        text = getattr(error, "strerror", None) or str(error)
+        raise AskError("password", "auth", f"{name}: {text}") from error
+    found = _hear(process, name, until)
+    if process.returncode:
+        raise AskError(
+            "password",
+            "auth",
+            f"{name} ended with exit code {process.returncode}",
             "run it by hand as the user pgstats runs as",
         )
-    return done.stdout.decode(errors="replace").partition("\n")[0].rstrip("\r")
+    return _text(found.partition(b"\n")[0], f"the output of {name}").rstrip("\r")
 
 
-def _look_up(target: Target) -> str:
+def _hear(process: subprocess.Popen[bytes], name: str, until: float) -> bytes:
+    """All that a command prints; whatever ends the wait early ends the command's children too."""
+    try:
+        return process.communicate(timeout=max(0.1, until - time.monotonic()))[0]
+    except BaseException as error:
+        _end(process)
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise AskError("password", "auth", f"{name}: took too long") from error
+        raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process and its children; one that became another user cannot be waited for."""
+    if process.stdout:
+        process.stdout.close()
+    with suppress(OSError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(1.0)
+
+
+def _look_up(path: str, given: Mapping[str, str]) -> str:
     """The first fitting line of a pgpass file, read as libpq reads ~/.pgpass.
 
     libpq itself refuses the file that newer systemd hands out, since its group may read it.
     """
-    given = parse_dsn(target.dsn)
-    port = "6432" if target.family == PGBOUNCER else "5432"
-    user = given.get("user") or os.environ.get("PGUSER", "")
-    defaults = {"host": "localhost", "port": port, "dbname": user, "user": user}
-    if target.family == PGBOUNCER:
-        defaults["dbname"] = PGBOUNCER
-    wanted = [given.get(key) or defaults[key] for key in ("host", "port", "dbname", "user")]
-    for *fields, secret in _entries(_read(target.passfile)):
-        if all(field in ("*", want) for field, want in zip(fields, wanted, strict=True)):
-            return secret
+    host = given.get("host") or given.get("hostaddr", "")
+    hosts = {host, "localhost"} if host in _LOCALHOST else {host}
+    rest = (given.get("port") or "5432", given.get("dbname", ""), given.get("user", ""))
+    wanted = (hosts, *({value} for value in rest))
+    for *fields, secret in _entries(_read(path)):
+        if all(f == "*" or _plain(f) in want for f, want in zip(fields, wanted, strict=True)):
+            return _plain(secret)
     return ""
 
 
-def _entries(text: str) -> Iterator[list[str]]:
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            fields = line.replace(r"\\", "\0").replace(r"\:", "\1").split(":", 4)
-            if len(fields) == 5:
-                yield [field.replace("\0", "\\").replace("\1", ":") for field in fields]
+_ENTRY = re.compile(":".join([r"((?:\\.|[^\\:])*)"] * 4) + r":((?:\\.|[^\\:])*\\?)")
+
+
+def _entries(text: str) -> Iterator[tuple[str, ...]]:
+    """The lines as host, port, database, user and password, each still with its backslashes."""
+    for line in text.split("\n"):
+        if not line.startswith("#") and (entry := _ENTRY.match(line.rstrip("\r"))):
+            yield entry.groups()
+
+
+def _plain(field: str) -> str:
+    return re.sub(r"\\(.)", r"\1", field)
