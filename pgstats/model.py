@@ -124,6 +124,16 @@ class Query:
     primary_only: bool = False  # meaningless on a standby
     since: int = 0
 
+    @property
+    def title(self) -> str:
+        """What a person calls it: the SHOW command, or the group that a SELECT fills."""
+        return self.sql if self.family == PGBOUNCER else self.group
+
+    @property
+    def folds(self) -> bool:
+        """Whether the SELECT itself folds rows: NULL labels mark the one that holds the rest."""
+        return "{folded}" in self.sql
+
     def on(self, version: int) -> tuple[Metric, ...]:
         """The metrics a server of that version can answer, in order."""
         return tuple(metric for metric in self.metrics if metric.on(version))
@@ -210,12 +220,30 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One thing that did not work: what was tried, why it failed, what to do about it."""
+    """One thing that did not work: what was tried, why it failed, what to do about it.
+
+    Where pgstats itself is to blame, ``trace`` is the traceback, else "".
+    """
 
     stage: str
     reason: str
     message: str
     remedy: str = ""
+    trace: str = field(default="", repr=False)
+
+    @classmethod
+    def bug(cls, stage: str, error: BaseException) -> Failure:
+        """What a bug does to a step. The exception's message, which may hold a secret, is left out.
+
+        It is in the traceback, for those who ask for that.
+        """
+        from traceback import extract_tb, format_exception  # noqa: PLC0415 - hardly ever needed
+
+        frames = extract_tb(error.__traceback__)
+        where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        text = f"a bug in pgstats: {type(error).__name__}{where}"
+        cure = "please report it; --verbose tells more"
+        return cls(stage, "other", text, cure, "".join(format_exception(error)))
 
     def __str__(self) -> str:
         text = f"{self.stage}: {self.message}" if self.stage else self.message
@@ -226,8 +254,9 @@ class Failure:
 class Poll:
     """All that one target answered, and all that failed. A failed poll is a value.
 
-    ``down`` is set when the target could not be asked at all. ``seconds`` is the whole time
-    spent, ``counts`` holds what was left out or met on the way, by the names of `self.poll`.
+    ``down`` is set when the target could not be asked at all. ``at`` is when its numbers were true,
+    on the monotonic clock (0: nobody noted it). ``seconds`` is the whole time spent, ``counts``
+    holds what was left out or met on the way, by the names of `self.poll`.
     ``identity`` tells the process that answered from any other, "" where that is not known.
     """
 
@@ -236,9 +265,11 @@ class Poll:
     failures: list[Failure] = field(default_factory=list)
     down: Failure | None = None
     version: int = 0
+    at: float = 0.0
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
     identity: str = ""
+    refused: dict[str, str] = field(default_factory=dict)  # databases left out, and why
     draining: bool = False  # a PgBouncer that takes no new clients over TCP any more
     siblings: list[tuple[str, str, str]] = field(default_factory=list)  # number, folder, port
     peers: list[Poll] = field(default_factory=list)  # instead of frames: a poll of each process
@@ -262,8 +293,9 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found: ``status`` is ok, failed or note."""
+    """What a check found: ``status`` is ok, failed or note; ``trace`` as in `Failure`."""
 
     status: str
     message: str
     remedy: str = ""
+    trace: str = field(default="", repr=False)

@@ -3,6 +3,6 @@
 from pgstats.ask.asker import Asker, asker
 from pgstats.ask.burst import Burst
 from pgstats.ask.connection import parse_dsn
-from pgstats.ask.proof import prove
+from pgstats.ask.proof import prove, unmatched
 
-__all__ = ["Asker", "Burst", "asker", "parse_dsn", "prove"]
+__all__ = ["Asker", "Burst", "asker", "parse_dsn", "prove", "unmatched"]

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any, TypeGuard
 
+from pgstats.errors import AskError
 from pgstats.model import OTHER, Frame, Metric, Number, Query, Row
 
 Columns = Mapping[str, bool]  # name of a column -> whether it is a number
 Rows = Sequence[tuple[Any, ...]]
+
+
+def fit(query: Query, columns: Columns, rows: Rows) -> None:
+    """Raise `AskError` unless the answer is a table that has what tells its rows apart.
+
+    Rows that are folded by their labels anyway can do without one of these.
+    """
+    needed = query.pairs or (() if query.budget is not None else query.labels.values())
+    missing = [name for name in needed if name not in columns]
+    if not columns:
+        text = "the answer is no table"
+    elif rows and len(rows[0]) != len(columns):
+        text = "two columns of the answer have the same name"
+    elif missing:
+        text = f"the answer has no column {missing[0]}"
+    else:
+        return
+    cure = "is this a PgBouncer? leave the question out with collect = [...]"
+    raise AskError(query.title, "other", text, cure)
 
 
 def frame(
@@ -52,8 +74,8 @@ def frame(
 def _own_labels(
     query: Query, by_name: Mapping[str, Sequence[Any]], length: int
 ) -> list[Sequence[object]]:
-    """The labels' columns as text. NULL is "none", but in a SELECT it marks the folded rest."""
-    null = OTHER if query.budget is None and any(m.fold for m in query.metrics) else "none"
+    """The labels' columns as text. NULL is "none", or marks the folded rest."""
+    null = OTHER if query.folds else "none"
     found: list[Sequence[object]] = []
     for label, column in query.labels.items():
         values = by_name.get(column, by_name.get(label, [None] * length))
@@ -129,28 +151,27 @@ def _numbers(
 ) -> Sequence[Number | None]:
     """The column as numbers; C passes over it once when nothing has to be read from text."""
     kinds = set(map(type, values))
-    if kinds <= {int, float, type(None)}:
+    if kinds <= {int, type(None)}:
+        return values
+    if kinds <= {int, float, type(None)} and all(map(math.isfinite, filter(None, values))):
         return values
     return [number(value, words or {}) for value in values]
 
 
 def number(value: object, words: Mapping[str, float]) -> Number | None:
     """A number out of int, float, Decimal, bool, text or NULL; None when it says none."""
-    if value is None or isinstance(value, float):
-        return value
+    if value is None:
+        return None
     if isinstance(value, int):
         return int(value)
     text = str(value).strip()
     if words:
         return words.get(text, words.get("*"))
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    for read in (int, float):
+        with suppress(ValueError):
+            found = read(text)
+            return found if math.isfinite(found) else None
+    return None
 
 
 def _strange(query: Query, columns: Columns) -> list[str]:

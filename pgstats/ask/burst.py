@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from pgstats.catalogue.pgbouncer import BURST, BURST_OF, POOLS
 from pgstats.model import Frame, Number, Row, Target
@@ -26,17 +25,29 @@ class Burst:
 def peaks(samples: Sequence[Frame], target: Target) -> Frame:
     """Least, mean, greatest and 95th percentile of each pool's numbers over the samples.
 
-    A pool that is not in a sample has nothing waiting and nothing active there.
+    A pool that is not in a sample has nothing waiting and nothing active there. A column that no
+    sample has is left out.
     """
-    width = len(POOLS.labels)
-    tables = [_by_pool(sample, width) for sample in samples]
+    tables = [_by_pool(sample, len(POOLS.labels)) for sample in samples]
     pools = dict.fromkeys(pool for table in tables for pool in table)
-    rows = []
-    for pool in pools:
-        series = [table.get(pool, {}) for table in tables]
-        columns = [sorted(found.get(name, 0) for found in series) for name in BURST_OF]
-        rows.append((*pool, *(number for column in columns for number in _summary(column))))
-    return Frame(BURST, BURST.metrics, rows, target.name, target.also)
+    told = {metric.name for sample in samples for metric in sample.metrics}
+    columns = [name for name in BURST_OF if name in told]
+    rows = [
+        (*pool, *(number for name in columns for number in _summary(_seen(tables, pool, name))))
+        for pool in pools
+    ]
+    each = len(BURST.metrics) // len(BURST_OF)
+    starts = [each * BURST_OF.index(name) for name in columns]
+    metrics = tuple(metric for at in starts for metric in BURST.metrics[at : at + each])
+    return target.frame(BURST, metrics, rows)
+
+
+def _seen(
+    tables: Sequence[Mapping[Row, Mapping[str, Number]]], pool: Row, name: str
+) -> list[Number]:
+    """A pool's numbers in order, without those that are unknown."""
+    found = (table[pool].get(name) if pool in table else 0 for table in tables)
+    return sorted(number for number in found if number is not None)
 
 
 def _by_pool(sample: Frame, width: int) -> dict[Row, dict[str, Number]]:
@@ -47,7 +58,9 @@ def _by_pool(sample: Frame, width: int) -> dict[Row, dict[str, Number]]:
     }
 
 
-def _summary(ordered: Sequence[Number]) -> tuple[Number, Number, Number, Number]:
+def _summary(ordered: Sequence[Number]) -> tuple[Number | None, ...]:
     """Of values in order; the percentile is the nearest rank, so always one that was seen."""
+    if not ordered:
+        return (None,) * 4
     rank = max(0, -(-len(ordered) * 95 // 100) - 1)
-    return ordered[0], round(fmean(ordered), 6), ordered[-1], ordered[rank]
+    return ordered[0], round(sum(ordered) / len(ordered), 6), ordered[-1], ordered[rank]

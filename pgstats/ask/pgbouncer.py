@@ -16,19 +16,22 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
-from pgstats.ask.answer import frame
+from pgstats.ask.answer import Columns, Rows, fit, frame
 from pgstats.ask.burst import Burst, peaks
 from pgstats.ask.connection import Connection, moved, parse_dsn
 from pgstats.ask.failure import failure, remedy
-from pgstats.ask.password import password
+from pgstats.ask.password import Secret, password
 from pgstats.catalogue import COLLECTED
 from pgstats.catalogue.pgbouncer import CONFIG, PEERS, POOLS, QUERIES
 from pgstats.errors import AskError
-from pgstats.model import PGBOUNCER, Frame, Poll, Query, Target
+from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Query, Target
 
 ADMIN = "pgbouncer"  # the console's own pseudo-database, which also has a pool and statistics
+_ADDRESSES = replace(PEERS, labels={name: name for name in ("peer_id", "host", "port")})
+#: What psycopg2 raises where a number is expected and there is none.
+UNREADABLE = (ValueError, ArithmeticError)
 #: From this version on a process that is shut down keeps its unix socket for the console.
 DRAINS_VISIBLY = 12500
 
@@ -116,22 +119,26 @@ class _Visit:
     def _read(self, console: Connection, burst: Burst | None) -> None:
         poll = self.poll
         poll.version = console.version
+        poll.at = time.monotonic()
         for query in wanted(self.target, console.version):
             if console.closed:
                 break
-            self._try(lambda query=query: self._answer(console, query))  # type: ignore[misc]
+            self._try(query.title, partial(self._answer, console, query))
         if burst and not console.closed:
-            self._try(lambda: self._sample(console, burst))
+            self._try("samples", partial(self._sample, console, burst))
         if console.closed and not poll.frames:
             poll.down = poll.failures.pop()
             return
-        self._look_around(console)
+        self._try("processes", partial(self._look_around, console))
 
-    def _try(self, ask: Callable[[], None]) -> None:
+    def _try(self, stage: str, ask: Callable[[], None]) -> None:
+        """One step of the poll: whatever goes wrong costs that step alone."""
         try:
             ask()
         except AskError as error:
             self.poll.failures.append(failure(error))
+        except Exception as error:  # a bug of ours is no reason to lose the other answers
+            self.poll.failures.append(Failure.bug(stage, error))
 
     def _answer(self, console: Connection, query: Query) -> None:
         columns, rows = self._ask(console, query)
@@ -141,18 +148,17 @@ class _Visit:
         self.poll.frames.append(found)
         self.poll.counts["unknown_columns"] += strange
 
-    def _ask(
-        self, console: Connection, query: Query
-    ) -> tuple[dict[str, bool], list[tuple[Any, ...]]]:
+    def _ask(self, console: Connection, query: Query) -> tuple[Columns, Rows]:
         """The answer to a command, without the console's own database unless that is wanted."""
-        columns, rows = console.ask(query.sql)
+        columns, rows = _answered(console, query)
+        fit(query, columns, rows)
         name = query.labels.get("database")
-        if name in columns and not self.target.include_admin:
+        if name and name in columns and not self.target.include_admin:
             at = list(columns).index(name)
             rows = [row for row in rows if row[at] != ADMIN]
         if query is CONFIG:
             key, value = (list(columns).index(column) for column in ("key", "value"))
-            self._texts = {row[key]: row[value] or "" for row in rows}
+            self._texts = {str(row[key]): str(row[value] or "") for row in rows}
         return columns, rows
 
     def _sample(self, console: Connection, burst: Burst) -> None:
@@ -180,6 +186,19 @@ class _Visit:
                 )
 
 
+def _answered(console: Connection, query: Query) -> tuple[Columns, Rows]:
+    """The answer to a command, its numbers read in C as long as they all are whole."""
+    try:
+        return console.ask(query.sql)
+    except UNREADABLE:
+        console._raw.string_types.pop(1700, None)  # from here on numeric is Decimal
+    try:
+        return console.ask(query.sql)
+    except UNREADABLE as error:
+        text = "the answer holds something that is no number where one belongs"
+        raise AskError(query.title, "other", text) from error
+
+
 def _by_socket(target: Target) -> bool:
     """Whether the DSN leads to a unix socket, and so always to the same process."""
     given = parse_dsn(target.dsn)
@@ -197,10 +216,11 @@ def _siblings(console: Connection) -> list[tuple[str, str, str]]:
     if console.version < PEERS.since:
         return []
     try:
-        columns, rows = console.ask(PEERS.sql)
+        columns, rows = _answered(console, _ADDRESSES)
+        fit(_ADDRESSES, columns, rows)
     except AskError:
         return []  # told already where it was asked for by name
-    at = [list(columns).index(name) for name in ("peer_id", "host", "port")]
+    at = [list(columns).index(name) for name in _ADDRESSES.labels]
     found = [tuple(str(row[n]) for n in at) for row in rows]
     return [(number, host, port) for number, host, port in found if host.startswith("/")]
 
@@ -230,19 +250,20 @@ def wanted(target: Target, version: int) -> list[Query]:
     return [q for q in QUERIES if q.since <= version and q.group in (target.collect or COLLECTED)]
 
 
-def connect(target: Target, until: float) -> Connection:
-    """A connection to the console, proven to be one."""
+def connect(target: Target, until: float, secret: Secret | None = None) -> Connection:
+    """A connection to the console, proven to be one; ``secret`` if it is already asked for."""
     given = parse_dsn(target.dsn)
     settings = {
         "dbname": "" if "dbname" in given or "service" in given else ADMIN,
         "application_name": given.get("application_name", "pgstats"),
     }
-    secret = password(target, until)
+    secret = secret or password(target, until)
     try:
         # PGOPTIONS is meant for PostgreSQL; the console refuses any.
         console = Connection(PGBOUNCER, target.dsn, settings, until, secret, options="")
     except AskError as error:
-        if given.get("dbname", ADMIN) == ADMIN or error.reason not in ("auth", "other"):
+        misled = error.stage == "connect" and error.reason in ("auth", "other")
+        if given.get("dbname", ADMIN) == ADMIN or not misled:
             raise
         cure = remedy(PGBOUNCER, "wrong_database", "")
         raise AskError(error.stage, "wrong_database", str(error), cure) from error

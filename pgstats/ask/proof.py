@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from pgstats.ask.asker import asker
 from pgstats.ask.password import password
 from pgstats.ask.session import Session
+from pgstats.catalogue.postgres import DATABASE
 from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, Failure, Finding, Poll, Target
 
@@ -23,15 +25,31 @@ def prove(target: Target) -> list[Finding]:
         poll = one.poll()
     finally:
         one.close()
-    if poll.down:
-        return [_failed(poll.down)]
-    findings = [Finding("ok", f"{_kind(poll)} answered in {poll.seconds * 1000:.0f} ms")]
-    findings += [_failed(failure) for failure in poll.failures]
-    return findings + (_pooler(poll) if target.family == PGBOUNCER else _server(target, poll))
+    return [finding for process in poll.peers or [poll] for finding in _findings(process)]
+
+
+def unmatched(poll: Poll) -> str:
+    """A note on `databases = [...]` that mean no database at all, "" where there are some."""
+    if not any(frame.query is DATABASE and not frame.rows for frame in poll.frames):
+        return ""
+    globs = ", ".join(poll.target.databases)
+    return f"no database that the role may connect to is meant by databases = {globs}"
+
+
+def _findings(poll: Poll) -> list[Finding]:
+    """What is to be said of one server, or of one of the processes behind a port."""
+    whom = f"process {poll.target.peer}: " if poll.target.peer else ""
+    found = [_failed(failure) for failure in poll.problems()]
+    if poll.up:
+        seconds = f"{poll.seconds * 1000:.0f} ms"
+        found.insert(0, Finding("ok", f"{_kind(poll)} answered in {seconds}"))
+        found += _pooler(poll) if poll.target.family == PGBOUNCER else _server(poll.target, poll)
+    return [replace(finding, message=whom + finding.message) for finding in found]
 
 
 def _failed(failure: Failure) -> Finding:
-    return Finding("failed", f"{failure.stage}: {failure.message}", failure.remedy)
+    text = f"{failure.stage}: {failure.message}"
+    return Finding("failed", text, failure.remedy, failure.trace)
 
 
 def _kind(poll: Poll) -> str:
@@ -46,7 +64,8 @@ def _pooler(poll: Poll) -> list[Finding]:
         metric.name: value
         for frame in poll.frames
         if frame.query.group == "config"
-        for metric, value in zip(frame.metrics, frame.rows[0], strict=True)
+        for row in frame.rows
+        for metric, value in zip(frame.metrics, row, strict=True)
     }
     findings = []
     if config.get("so_reuseport") and not _local(poll.target):
@@ -106,14 +125,18 @@ def _rights(found: dict[str, object], poll: Poll) -> list[Finding]:
     if found["standby"]:
         text = "a standby: it knows no dead rows of its own, so that tables are not polled"
         findings.append(Finding("note", text, "poll the primary too"))
-    polled, refused = poll.counts["databases_polled"], poll.counts["databases_refused"]
-    findings.append(Finding("ok", f"{polled} databases polled"))
-    if refused:
-        findings.append(
-            Finding(
-                "note",
-                f"{refused} databases do not let {role} in and are left out",
-                "GRANT CONNECT, a line in pg_hba.conf, or leave them out with databases = [...]",
-            )
+    polled = poll.counts["databases_polled"]
+    if text := unmatched(poll):
+        cure = "name databases, or globs over their names; ! in front leaves out"
+        findings.append(Finding("failed", text, cure))
+    else:
+        findings.append(Finding("ok", f"{polled} databases polled"))
+    findings += [
+        Finding(
+            "note",
+            f"database {name} does not let {role} in and is left out: {why}",
+            "GRANT CONNECT, a line in pg_hba.conf, or leave it out with databases = [...]",
         )
+        for name, why in poll.refused.items()
+    ]
     return findings
