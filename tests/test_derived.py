@@ -7,15 +7,24 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
 
-from pgstats.ask import asker
+from pgstats.ask import asker, parse_dsn
+from pgstats.ask.answer import frame
+from pgstats.catalogue.pgbouncer import POOLS, STATE, STATS
+from pgstats.cli.cycle import Cycle, polled
+from pgstats.config import load
 from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch
-from pgstats.shape import derived
+from pgstats.shape import derived, retired, spread
 from pgstats.shape.derived import Memory
+from pgstats.ship import Paper
+from pgstats.state import State
+from tests.program import gauges
 
 Values = dict[str, float]
 
@@ -176,5 +185,103 @@ def test_state_of_a_process_that_is_down(reason: str, code: int) -> None:
 
 
 def test_state_of_a_process_that_is_up(narrow: Bouncer) -> None:
+    poll, found = look(target(narrow), {}, 1.0)
+    assert found.get("state.code") == (1 if poll.version >= STATE.since else None)
+
+
+def test_a_pause_that_shows_nowhere_is_not_called_active(narrow: Bouncer) -> None:
+    """Before 1.19 no column tells a PAUSE of all databases; a code from before is taken back."""
+    sent: Memory = {}
+    one = target(narrow)
+    down = Poll(one, down=Failure("connect", "refused", "no"))
+    assert retired(derived(down, {}, 1.0), sent, 0) == []
+    narrow.console("PAUSE", "pgadmin")
+    poll = asker(one).poll()
+    narrow.console("RESUME", "pgadmin")
+    assert poll.version < STATE.since, "a PgBouncer that has SHOW STATE wants another test"
+    implied = derived(poll, {}, 2.0)
+    assert "state.code" not in values(implied)
+    assert values(retired([*poll.frames, *implied], sent, 0)) == {"state.code": 0}
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [((1, 0, 0), 1), ((0, 1, 0), 2), ((0, 0, 1), 3), ((None, 0, 0), None)],
+)
+def test_the_code_is_what_show_state_says(said: tuple[int | None, ...], code: int | None) -> None:
+    one = Target(PGBOUNCER, "front", "")
+    poll = Poll(one, frames=[one.frame(STATE, STATE.metrics, [said])], version=12400)
+    assert values(derived(poll, {}, 1.0)).get("state.code") == code
+
+
+def test_a_failed_show_state_leaves_the_last_code_as_it_is() -> None:
+    one, sent = Target(PGBOUNCER, "front", ""), dict[str, Any]()
+    poll = Poll(one, frames=[one.frame(STATE, STATE.metrics, [(1, 0, 0)])], version=12400)
+    assert retired([*poll.frames, *derived(poll, {}, 1.0)], sent, 0) == []
+    poll = Poll(one, failures=[Failure("SHOW STATE", "timeout", "no")], version=12400)
+    assert retired(derived(poll, {}, 2.0), sent, 0) == []
+
+
+def stats(count: int, more: float, name: str = "shiny_new") -> Poll:
+    """A poll whose only answer are totals, and a number that nobody knows."""
+    columns = {"database": False, "total_query_count": True, name: True}
+    found, _ = frame(STATS, 11800, columns, [("shop", count, more)], target="front")
+    return Poll(Target(PGBOUNCER, "front", ""), frames=[found], version=11800)
+
+
+def test_what_is_no_total_may_fall() -> None:
     memory: Memory = {}
-    assert look(target(narrow), memory, 1.0)[1]["state.code"] == 1
+    derived(stats(10, 7), memory, 100.0)
+    poll = stats(30, 3)
+    found = values(derived(poll, memory, 110.0))
+    assert found["stats.shop.queries_per_second"] == 2
+    assert poll.counts["counter_resets"] == 0
+    found = values(derived(stats(50, 3, "another"), memory, 120.0))
+    assert found["stats.shop.queries_per_second"] == 2, "nor does it matter which others there are"
+
+
+def test_the_unknown_total_of_one_row_is_silent() -> None:
+    memory: Memory = {}
+    derived(stats(10, 7), memory, 100.0)
+    columns = {"database": False, "total_query_count": True}
+    found, _ = frame(STATS, 11800, columns, [("shop", None)], target="front")
+    poll = Poll(Target(PGBOUNCER, "front", ""), frames=[found], version=11800)
+    assert [n for n in values(derived(poll, memory, 110.0)) if n.startswith("stats.")] == []
+
+
+def test_a_clock_outlives_one_poll_that_does_not_know_who_waits() -> None:
+    memory: Memory = {}
+    columns = {"database": False, "user": False, "cl_waiting": True, "maxwait": True}
+    found: list[Values] = []
+    for now, waiting in ((100.0, 1), (110.0, None), (120.0, 1), (130.0, 0)):
+        rows = [("shop", "me", waiting, 0)]
+        pools, _ = frame(POOLS, 11800, columns, rows, target="front")
+        poll = Poll(Target(PGBOUNCER, "front", ""), frames=[pools], version=11800)
+        found.append(values(derived(poll, memory, now)))
+    clock = "pools.shop.me.waiting_for_seconds"
+    assert [one.get(clock) for one in found] == [0, None, 20, 0]
+
+
+def test_rates_are_those_of_the_time_of_the_poll(tmp_path: Path) -> None:
+    """However long it takes until a poll is shaped: here as long as the first shipment waits."""
+    path = tmp_path / "pgstats.toml"
+    path.write_text('[[pgbouncer]]\nname = "front"\ndsn = "host=here"\n')
+    config, state, paper = load(str(path), {}, {}, parse_dsn), State(), Paper()
+    cycle = Cycle(config, state, paper)
+    for at, count in ((1000.0, 10), (1010.0, 30)):
+        poll = stats(count, 0)
+        poll.at = at
+        cycle.ship([poll], 1.0)
+    lines = b"\n".join(paper.packets).decode()
+    assert gauges(lines)["pgstats.pgbouncer.front.stats.shop.queries_per_second"] == 2
+
+
+def test_a_poll_notes_when_its_numbers_were_true(narrow: Bouncer) -> None:
+    before = time.monotonic()
+    poll = asker(target(narrow)).poll()
+    assert before < poll.at < time.monotonic()
+    silent = Poll(target(narrow))
+    (noted,) = polled(silent.target, lambda: silent)
+    assert noted.at > poll.at
+    whole, *_ = spread(Poll(target(narrow), peers=[Poll(target(narrow), at=at) for at in (4, 8)]))
+    assert whole.at == 6

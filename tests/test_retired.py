@@ -440,7 +440,9 @@ def test_a_pool_is_gone_but_not_while_its_pgbouncer_is_down(site: Site, fresh: B
     fresh.start()
     after = site.once()
     assert after["pgstats.pgbouncer.front.up"] == 1
-    assert {name for name, value in after.items() if value == -7} == mine
+    # Before 1.19 nothing says that a process which is up is not paused: the code is taken back.
+    code = {"pgstats.pgbouncer.front.state.code"} - set(before)
+    assert {name for name, value in after.items() if value == -7} == mine | code
     fresh.psql("SELECT 1", "postgres")
     back = site.once()
     assert back["pgstats.pgbouncer.front.pools.postgres.postgres.cl_active"] == 0

@@ -577,7 +577,8 @@ LIFECYCLE = Query(
         Metric(
             "code",
             "1 active, 2 paused, 3 suspended, 4 draining (TCP refused, the unix socket answers), "
-            "5 unreachable, 6 login refused",
+            "5 unreachable, 6 login refused; not sent while unknown, which is nearly always before "
+            "1.19 or without SHOW STATE: a PAUSE of all databases shows nowhere else",
         ),
     ),
 )

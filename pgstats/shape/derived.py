@@ -19,25 +19,28 @@ _ACTIVE, _PAUSED, _SUSPENDED, _DRAINING, _UNREACHABLE, _REFUSED = 1, 2, 3, 4, 5,
 _LOGIN = ("auth", "not_allowed", "too_many_connections", "wrong_database")
 #: Columns of SHOW POOLS that hold a server which is not free.
 _BUSY = ("sv_active", "sv_active_cancel", "sv_being_canceled", "sv_tested", "sv_login")
+#: By group: the totals that something is derived from. Only these never fall while all is well.
+_TOTALS = {
+    group: {name for query in pair for metric in query.metrics for name in (*metric.of, metric.per)}
+    for group, pair in DERIVED.items()
+}
 
 
 def derived(poll: Poll, memory: Memory, now: float) -> list[Frame]:
     """The computed frames of a poll.
 
-    ``memory`` is what was remembered of the target, and is brought up to date; ``now`` is in
-    seconds on a clock that goes on across restarts.
+    ``memory`` is what was remembered of the target, and is brought up to date; ``now`` is when the
+    poll was taken, in seconds on a clock that goes on across restarts. What lacks one of its inputs
+    is unknown.
     """
     if poll.target.family != PGBOUNCER:
         return []
     answers = {frame.query.group: frame for frame in poll.frames if frame.query.sql}
-    found = [
+    return [
         *_grown(poll, answers, memory, now),
         *_saturation(poll, answers),
         *_crowding(poll, answers, memory, now),
-    ]
-    return [
-        *found,
-        poll.target.frame(LIFECYCLE, LIFECYCLE.metrics, [(_code(poll, answers),)]),
+        *_lifecycle(poll, answers),
     ]
 
 
@@ -60,27 +63,36 @@ def _growth(frame: Frame, memory: Memory, now: float) -> dict[Row, dict[str, flo
 
     Rows seen for the first time are left out.
     """
-    width = len(frame.query.labels)
-    names = [metric.name for metric in frame.metrics]
-    before = memory.get(frame.query.group, {})
+    group, width = frame.query.group, len(frame.query.labels)
+    totals = [
+        (at, metric.name)
+        for at, metric in enumerate(frame.metrics, width)
+        if metric.name in _TOTALS[group]
+    ]
+    names = [name for _, name in totals]
+    rows = [(row[:width], [row[at] for at, _ in totals]) for row in frame.rows]
+    before = memory.get(group, {})
     elapsed = now - before.get("at", now)
     known = dict(zip(map(tuple, before.get("labels", ())), before.get("totals", ()), strict=False))
     growth: dict[Row, dict[str, float] | None] = {}
     if before.get("names") == names and elapsed > 0:
-        for row in frame.rows:
-            if (last := known.get(row[:width])) is not None:
-                growth[row[:width]] = _delta(names, last, row[width:], elapsed)
-    memory[frame.query.group] = {
+        for labels, numbers in rows:
+            if (last := known.get(labels)) is not None:
+                growth[labels] = _delta(names, last, numbers, elapsed)
+    memory[group] = {
         "at": now,
         "names": names,
-        "labels": [list(row[:width]) for row in frame.rows],
-        "totals": [list(row[width:]) for row in frame.rows],
+        "labels": [list(labels) for labels, _ in rows],
+        "totals": [numbers for _, numbers in rows],
     }
     return growth
 
 
 def _delta(
-    names: Sequence[str], last: Sequence[Number | None], new: Row, elapsed: float
+    names: Sequence[str],
+    last: Sequence[Number | None],
+    new: Sequence[Number | None],
+    elapsed: float,
 ) -> dict[str, float] | None:
     delta = {
         name: value - old
@@ -121,7 +133,7 @@ def _column(frame: Frame | None, name: str) -> list[Any]:
 def _saturation(poll: Poll, answers: Mapping[str, Frame]) -> list[Frame]:
     used = _column(answers.get("lists"), "used_clients")
     allowed = _column(answers.get("config"), "max_client_conn")
-    if not used or not allowed or not allowed[0]:
+    if not used or used[0] is None or not allowed or not allowed[0]:
         return []
     share = round(used[0] / allowed[0], 6)
     return [poll.target.frame(SATURATION, SATURATION.metrics, [(share,)])]
@@ -132,15 +144,21 @@ def _crowding(poll: Poll, answers: Mapping[str, Frame], memory: Memory, now: flo
     if pools is None:
         return []
     sizes = _sizes(answers)
-    waits = zip(_column(pools, "cl_waiting"), _column(pools, "maxwait_seconds"), strict=False)
-    clocks = _clocks([row[:2] for row in pools.rows], list(waits), memory, now)
-    busy = [column for name in _BUSY if (column := _column(pools, name))]
+    clocks = _clocks(pools, memory, now)
     rows = []
-    for at, row in enumerate(pools.rows):
+    for row, at_work, clock in zip(pools.rows, _at_work(pools), clocks, strict=True):
         size = sizes.get(("user", row[1])) or sizes.get(("database", row[0]))
-        at_work = sum(column[at] for column in busy)
-        rows.append((*row[:2], round(at_work / size, 6) if size else None, clocks[at]))
+        share = round(at_work / size, 6) if size and at_work is not None else None
+        rows.append((*row[:2], share, clock))
     return [poll.target.frame(CROWDING, CROWDING.metrics, rows)]
+
+
+def _at_work(pools: Frame) -> list[Number | None]:
+    """How many servers of each pool are not free."""
+    columns = [column for name in _BUSY if (column := _column(pools, name))]
+    if not _column(pools, "sv_active"):
+        return [None] * len(pools.rows)
+    return [None if None in counts else sum(counts) for counts in zip(*columns, strict=True)]
 
 
 def _sizes(answers: Mapping[str, Frame]) -> dict[tuple[str, str], Any]:
@@ -155,25 +173,44 @@ def _sizes(answers: Mapping[str, Frame]) -> dict[tuple[str, str], Any]:
     return found
 
 
-def _clocks(
-    pools: Sequence[Row],
-    waits: Sequence[tuple[Number, Number]],
-    memory: Memory,
-    now: float,
-) -> list[float]:
+def _clocks(pools: Frame, memory: Memory, now: float) -> list[float | None]:
     """How long each pool has had waiting clients, at every poll in between as well."""
-    before = {tuple(labels): since for *labels, since in memory.get("waiting", ())}
+    labels = [row[:2] for row in pools.rows]
+    unknown = [None] * len(labels)
+    waiting = _column(pools, "cl_waiting") or unknown
+    longest = _column(pools, "maxwait_seconds") or unknown
+    before = {tuple(pool): since for *pool, since in memory.get("waiting", ())}
     since = {
-        pool: min(before.get(pool, now), now - maxwait, now)
-        for pool, (waiting, maxwait) in zip(pools, waits, strict=True)
-        if waiting
+        pool: min(before.get(pool, now), now - (maxwait or 0), now)
+        for pool, clients, maxwait in zip(labels, waiting, longest, strict=True)
+        if clients or (clients is None and pool in before)
     }
     memory["waiting"] = [[*pool, start] for pool, start in since.items()]
-    return [round(now - since.get(pool, now), 6) for pool in pools]
+    return [
+        None if clients is None else round(now - since.get(pool, now), 6)
+        for pool, clients in zip(labels, waiting, strict=True)
+    ]
 
 
-def _code(poll: Poll, answers: Mapping[str, Frame]) -> int:
-    """The state of the process as one number."""
+def _lifecycle(poll: Poll, answers: Mapping[str, Frame]) -> list[Frame]:
+    """The state of the process; no row where it is known that nobody can tell it.
+
+    So a code that was sent before (unreachable, say) gets its last value. Where SHOW STATE may have
+    failed there is no frame at all, as for every answer that is missing.
+    """
+    code = _code(poll, answers)
+    if code is None and not poll.ok:
+        return []
+    rows = [] if code is None else [(code,)]
+    return [poll.target.frame(LIFECYCLE, LIFECYCLE.metrics, rows)]
+
+
+def _code(poll: Poll, answers: Mapping[str, Frame]) -> int | None:
+    """The state of the process as one number.
+
+    Without SHOW STATE (1.19) an active process cannot be told from one where everything is paused:
+    a PAUSE of all databases shows nowhere else.
+    """
     if poll.down:
         return _REFUSED if poll.down.reason in _LOGIN else _UNREACHABLE
     state = answers.get("state")
@@ -181,4 +218,6 @@ def _code(poll: Poll, answers: Mapping[str, Frame]) -> int:
         return _SUSPENDED
     if 1 in _column(state, "paused"):
         return _PAUSED
-    return _DRAINING if poll.draining else _ACTIVE
+    if poll.draining:
+        return _DRAINING
+    return _ACTIVE if 1 in _column(state, "active") else None

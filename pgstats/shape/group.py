@@ -27,9 +27,11 @@ def _group(poll: Poll) -> Poll:
         for peer in peers
         for failure in (peer.problems() if there else [])
     ]
+    whole.at = sum(peer.at for peer in there) / max(1, len(there))
     whole.version = max((peer.version for peer in there), default=0)
     whole.draining = bool(there) and all(peer.draining for peer in there)
-    whole.counts = {"unknown_columns": max((p.counts["unknown_columns"] for p in there), default=0)}
+    strange = [peer.counts.get("unknown_columns", 0) for peer in there]
+    whole.counts = {"unknown_columns": max(strange, default=0)}
     whole.frames = _sums(poll.target, there)
     return whole
 
