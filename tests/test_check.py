@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -63,10 +64,12 @@ def test_a_database_that_lets_nobody_in_is_a_note_and_no_failure(
     done = pgstats("check", "--json", "--postgres", dsn, "--statsd", node_statsd.udp)
     assert done.returncode == 0
     notes = [f["message"] for f in json.loads(done.stdout) if f["status"] == "note"]
-    assert notes == ["1 databases do not let watcher in and are left out"]
+    closed, rejected = sorted(notes)
+    assert closed.startswith("database closed does not let watcher in and is left out: ")
+    assert rejected.startswith("database rejected does not let watcher in and is left out: ")
     once = pgstats("once", "--dry-run", "--postgres", dsn)
     assert (once.returncode, once.stderr) == (0, "")
-    assert ".databases_refused:1|g" in once.stdout
+    assert ".databases_refused:2|g" in once.stdout
     assert ".tables.rejected." not in once.stdout
     assert ".tables.closed." not in once.stdout
 
@@ -129,3 +132,32 @@ def test_so_reuseport_over_tcp_is_noted(bouncer: Bouncer, node_statsd: NodeStats
         )
     assert "so_reuseport" in over_tcp.stdout
     assert "so_reuseport" not in local.stdout
+
+
+def test_databases_that_mean_nothing_are_told(
+    tmp_path: Path, cluster: Cluster, node_statsd: NodeStatsd
+) -> None:
+    path = tmp_path / "pgstats.toml"
+    path.write_text(
+        f'[statsd]\nurl = "{node_statsd.udp}"\n[[postgres]]\nname = "main"\n'
+        f'dsn = {json.dumps(cluster.dsn())}\ndatabases = ["appbd", "!x*"]\n'
+    )
+    done = pgstats("check", "--json", "--config", str(path))
+    assert done.returncode == 1
+    (failed,) = [f for f in json.loads(done.stdout) if f["status"] == "failed"]
+    assert "is meant by databases = appbd, !x*" in failed["message"]
+    assert failed["remedy"]
+    once = pgstats("once", "--no-state", "--config", str(path), "--verbose")
+    assert once.returncode == 0
+    assert "is meant by databases = appbd, !x*" in once.stderr
+
+
+def test_each_process_behind_a_port_is_proven(bouncer: Bouncer, tmp_path: Path) -> None:
+    path = tmp_path / "pgstats.toml"
+    dsn = json.dumps(bouncer.dsn("pgbouncer", "stats"))
+    sockets = json.dumps([bouncer.host, "/nowhere"])
+    path.write_text(f"[[pgbouncer]]\ndsn = {dsn}\nsockets = {sockets}\n")
+    found = json.loads(pgstats("check", "--json", "--config", str(path)).stdout)
+    first, second, *_ = [finding["message"] for finding in found]
+    assert first.startswith("process 1: PgBouncer 1.")
+    assert second.startswith("process 2: connect: ")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgstats.cli.main import FAILED, OK
-from pgstats.cli.options import configured, with_targets
+from pgstats.cli.main import BUG, FAILED, OK
+from pgstats.cli.options import configured, log_of, option, with_targets
+from pgstats.log import DEBUG, Log
 
 if TYPE_CHECKING:
     from pgstats.config import Config
@@ -17,13 +19,13 @@ if TYPE_CHECKING:
 
 @click.command("check")
 @with_targets
-@click.option("--offline", is_flag=True, help="Validate the configuration without connecting.")
-@click.option(
+@option("--offline", is_flag=True, help="Validate the configuration without connecting.")
+@option(
     "--show-config",
     is_flag=True,
     help="Print the merged configuration and where each value comes from, secrets masked.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(*, offline: bool, show_config: bool, as_json: bool, **options: Any) -> int:
     """Proves that each target, credential, privilege and the statsd address work."""
     config = configured(options)
@@ -38,16 +40,28 @@ def command(*, offline: bool, show_config: bool, as_json: bool, **options: Any) 
         where = config.path or "options and environment"
         click.echo(f"{where}: valid, {many} target{'s' * (many != 1)}")
         return OK
-    return _report(_findings(config), as_json=as_json, quiet=options["quiet"])
+    return _report(_findings(config), log_of(options), as_json=as_json, quiet=options["quiet"])
 
 
 def _findings(config: Config) -> Iterator[tuple[str, Finding]]:
     from pgstats.ask import prove  # noqa: PLC0415
 
     for target in config.targets:
-        for finding in prove(target):
+        for finding in _bounded("check", partial(prove, target)):
             yield target.name, finding
-    yield "statsd", _statsd(config)
+    for finding in _bounded("probe", lambda: [_statsd(config)]):
+        yield "statsd", finding
+
+
+def _bounded(stage: str, prove: Callable[[], list[Finding]]) -> list[Finding]:
+    """What is found; a bug is a finding too, and the rest is looked at all the same."""
+    from pgstats.model import Failure, Finding  # noqa: PLC0415
+
+    try:
+        return prove()
+    except Exception as error:
+        bug = Failure.bug(stage, error)
+        return [Finding("failed", f"{stage}: {bug.message}", bug.remedy, bug.trace)]
 
 
 def _statsd(config: Config) -> Finding:
@@ -67,11 +81,16 @@ def _statsd(config: Config) -> Finding:
     return Finding("ok", f"{to.url}: connected and written to")
 
 
-def _report(findings: Iterator[tuple[str, Finding]], *, as_json: bool, quiet: bool) -> int:
+def _report(
+    findings: Iterator[tuple[str, Finding]], log: Log, *, as_json: bool, quiet: bool
+) -> int:
     code = OK
     found = []
     for name, finding in findings:
-        code = FAILED if finding.status == "failed" else code
+        if finding.status == "failed" and code != BUG:
+            code = BUG if finding.trace else FAILED
+        for line in finding.trace.splitlines():
+            log.tell(DEBUG, line)
         found.append(
             {
                 "target": name,

@@ -1,13 +1,21 @@
-"""The main job, put together: ask, shape, spell, ship."""
+"""The main job, put together: ask, shape, spell, ship.
+
+A bug in pgstats costs no more than it must: what asks a target, and what shapes and spells its
+answers, is bounded for each target, so that everything else is shipped all the same.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from pgstats import shape
-from pgstats.ask import Asker, Burst, asker
+from pgstats.ask import Burst, asker, unmatched
 from pgstats.config import Config
 from pgstats.model import Failure, Frame, Poll, Target
 from pgstats.ship import Wire, wire
@@ -17,24 +25,56 @@ from pgstats.state import State
 AT_ONCE = 64  # targets polled at the same time by a one-shot run
 GRACE = 1.0  # seconds an asker may need beyond its timeout to give up
 
-_Shaped = tuple[Target, list[Frame], list[Frame]]  # last values of what is gone, then the rest
+_T = TypeVar("_T")
+
+
+class _Shaped(NamedTuple):
+    """What is to be said of a target: the last values of what is gone, then the rest.
+
+    What goes wrong with it is a failure of the poll.
+    """
+
+    target: Target
+    last: list[Frame]
+    frames: list[Frame]
+    poll: Poll
+
+
+@dataclass
+class _Tally:
+    """What has happened since the start of the process, whatever was configured meanwhile."""
+
+    spelled: Counts = field(default_factory=Counts)
+    retired: int = 0  # series
+    wires: list[Mapping[str, int]] = field(default_factory=list)  # the counts of each that was used
+    # The time of day at the start: with a clock that nobody sets added it is the time of a poll.
+    epoch: float = field(default_factory=lambda: time.time() - time.monotonic())
 
 
 class Cycle:
     """Spells the polls of a configuration and ships them over one wire."""
 
-    def __init__(self, config: Config, state: State, to: Wire | None = None) -> None:
+    def __init__(
+        self, config: Config, state: State, to: Wire | None = None, tally: _Tally | None = None
+    ) -> None:
         self._config = config
         self._state = state
-        state.expect(config.targets, config.inventory)
-        # The time of day at the start, then a clock that nobody sets.
-        self._epoch = time.time() - time.monotonic()
-        self._counts = Counts()
-        self._retired = 0  # series, since the start
         self._spellers: dict[tuple[str, str], Speller] = {}
         self.fault = ""  # what was wrong with the last shipment
         statsd = config.statsd
         self.wire = to or wire(statsd.url, rate=statsd.rate, max_packet=statsd.max_packet)
+        self._tally = tally or _Tally()
+        if not any(counts is self.wire.counts for counts in self._tally.wires):
+            self._tally.wires.append(self.wire.counts)
+        state.expect(config.targets, config.inventory)
+
+    def renewed(self, config: Config) -> Cycle:
+        """The cycle for another configuration; what is counted since the start goes on."""
+        old, new = (
+            (one.statsd.url, one.statsd.rate, one.statsd.max_packet)
+            for one in (self._config, config)
+        )
+        return Cycle(config, self._state, self.wire if old == new else None, self._tally)
 
     def text(self, target: Target | None, frames: Iterable[Frame]) -> str:
         """The lines of frames, with the tags of their target."""
@@ -42,54 +82,108 @@ class Cycle:
         if key not in self._spellers:
             tags = {**self._config.statsd.tags, **(target.tags if target else {})}
             dialect = DIALECTS[self._config.statsd.dialect]
-            self._spellers[key] = Speller(dialect, self._config.prefix, tags, self._counts)
+            self._spellers[key] = Speller(dialect, self._config.prefix, tags, self._tally.spelled)
         return self._spellers[key].spell(*frames)
 
     def ship(self, polls: Sequence[Poll], seconds: float, skipped_runs: int = 0) -> bool:
         """Ship polls and the account of the shipping; says whether the wire took everything."""
         with self._state.lock:
             found = [self._shaped(poll, skipped_runs) for poll in polls]
-            found += self._lost([poll.target for poll in polls])
-        text = "".join(self.text(target, [*last, *frames]) for target, last, frames in found)
+            found += _bounded(polls[0], lambda: self._lost(polls), list[_Shaped]())
+        text = "".join(self._spelled(one, skipped_runs) for one in found)
         taken = self.wire.ship(text, seconds)
         fault = self.wire.fault
-        self._account_for([(target, last) for target, last, _ in found], taken=taken)
+        self._account_for(found, taken=taken)
         told = self.wire.ship(self.account())
         self.fault = fault or self.wire.fault
         return told and taken
 
     def _shaped(self, poll: Poll, skipped_runs: int) -> _Shaped:
-        """All that is to be said of a target; the last values come before those of today."""
+        """All that is to be said of a target, and of how that went."""
         memory = self._state.of(poll.target, poll.identity)
-        implied = shape.derived(poll, memory, self._epoch + time.monotonic())
-        frames = [*implied, *shape.frames(poll, skipped_runs)]
+        at = self._tally.epoch + poll.at
+        implied = _bounded(poll, lambda: shape.derived(poll, memory, at), list[Frame]())
         value, sent = self._config.statsd.on_vanish, self._state.sent(poll.target)
-        last = shape.retired(frames, sent, value, partial=poll.partial)
-        return poll.target, last, frames
+        said = [*implied, *shape.frames(poll, skipped_runs)]
+        last = _bounded(
+            poll, lambda: shape.retired(said, sent, value, partial=poll.partial), list[Frame]()
+        )
+        return _Shaped(poll.target, last, [*implied, *shape.frames(poll, skipped_runs)], poll)
 
-    def _lost(self, polled: Iterable[Target]) -> list[_Shaped]:
+    def _lost(self, polls: Sequence[Poll]) -> list[_Shaped]:
         """The last values of the targets that have left the configuration."""
-        value, lost = self._config.statsd.on_vanish, self._state.lost(polled)
-        return [(target, shape.ended(sent, value), []) for target, sent in lost]
+        value = self._config.statsd.on_vanish
+        lost = self._state.lost([poll.target for poll in polls])
+        return [_Shaped(target, shape.ended(sent, value), [], polls[0]) for target, sent in lost]
 
-    def _account_for(self, last: Iterable[tuple[Target, list[Frame]]], *, taken: bool) -> None:
+    def _spelled(self, one: _Shaped, skipped_runs: int) -> str:
+        """The lines of a target; where they cannot be spelled, whether it is up and that failed."""
+        lines = _bounded(one.poll, lambda: self.text(one.target, [*one.last, *one.frames]), "")
+        if lines or not one.frames:
+            return lines
+        return self.text(one.target, shape.frames(replace(one.poll, frames=[]), skipped_runs))
+
+    def _account_for(self, found: Iterable[_Shaped], *, taken: bool) -> None:
         """Count the last values, or have them sent again if they may not have arrived."""
         with self._state.lock:
-            for target, frames in last:
+            for one in found:
                 if taken:
-                    self._retired += sum(len(f.rows) * len(f.metrics) for f in frames)
-                elif frames:
-                    shape.restore(frames, self._state.sent(target))
+                    self._tally.retired += sum(len(f.rows) * len(f.metrics) for f in one.last)
+                elif one.last:
+                    shape.restore(one.last, self._state.sent(one.target))
 
     def account(self) -> str:
         """The lines of `self.ship`: what became of all others so far."""
         numbers = {
-            **self.wire.counts,
-            "skipped_values": self._counts.skipped_values,
-            "altered_names": self._counts.altered_names,
-            "retired_series": self._retired,
+            **{
+                name: sum(counts[name] for counts in self._tally.wires) for name in self.wire.counts
+            },
+            "skipped_values": self._tally.spelled.skipped_values,
+            "altered_names": self._tally.spelled.altered_names,
+            "retired_series": self._tally.retired,
         }
         return self.text(None, [shape.shipping(numbers)])
+
+
+def _bounded(poll: Poll, step: Callable[[], _T], otherwise: _T) -> _T:
+    """What a step gives; where that is a bug, one of the poll's failures."""
+    try:
+        return step()
+    except Exception as error:
+        poll.failures.append(Failure.bug("shape", error))
+        return otherwise
+
+
+def polled(target: Target, ask: Callable[[], Poll]) -> list[Poll]:
+    """A poll of a target, and of each process behind its port; a bug counts as being down."""
+    started = time.monotonic()
+    try:
+        poll = ask()
+        poll.notes += filter(None, [unmatched(poll)])
+        found = shape.spread(poll)
+    except Exception as error:
+        down = Failure.bug("poll", error)
+        found = [Poll(target, down=down, seconds=time.monotonic() - started)]
+    for one in found:
+        one.at = one.at or started
+    return found
+
+
+def problems(polls: Sequence[Poll]) -> list[Failure]:
+    """Everything that failed about a target, each thing once.
+
+    The group speaks for its processes, but for what went wrong later with their answers.
+    """
+    group, *processes = polls
+    found = group.problems()
+    told = {"", *(failure.trace for failure in found)}
+    later = [
+        replace(failure, stage=f"process {poll.target.peer}: {failure.stage}")
+        for poll in processes
+        for failure in poll.problems()
+        if failure.trace not in told
+    ]
+    return found + later
 
 
 def poll_all(targets: Sequence[Target], burst: Burst | None = None) -> list[Poll]:
@@ -100,8 +194,8 @@ def poll_all(targets: Sequence[Target], burst: Burst | None = None) -> list[Poll
     it is left behind and its target counts as down.
     """
     if len(targets) == 1:
-        return shape.spread(_poll(asker(targets[0], burst)))
-    polls: dict[int, Poll] = {}
+        return polled(targets[0], lambda: _poll(targets[0], burst))
+    polls: dict[int, list[Poll]] = {}
     queue = iter(enumerate(targets))
     lock = threading.Lock()
 
@@ -111,7 +205,7 @@ def poll_all(targets: Sequence[Target], burst: Burst | None = None) -> list[Poll
                 at, target = next(queue, (-1, None))
             if target is None:
                 return
-            polls[at] = _poll(asker(target, burst))
+            polls[at] = polled(target, partial(_poll, target, burst))
 
     threads = [threading.Thread(target=work, daemon=True) for _ in targets[:AT_ONCE]]
     rounds = -(-len(targets) // AT_ONCE)
@@ -121,15 +215,13 @@ def poll_all(targets: Sequence[Target], burst: Burst | None = None) -> list[Poll
         thread.start()
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
-    found = [polls.get(at) or _abandoned(target) for at, target in enumerate(targets)]
-    return [one for poll in found for one in shape.spread(poll)]
+    found = [polls.get(at) or [_abandoned(target)] for at, target in enumerate(targets)]
+    return [one for several in found for one in several]
 
 
-def _poll(one: Asker) -> Poll:
-    try:
+def _poll(target: Target, burst: Burst | None) -> Poll:
+    with closing(asker(target, burst)) as one:
         return one.poll()
-    finally:
-        one.close()
 
 
 def _abandoned(target: Target) -> Poll:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from pgstats.cli.main import FAILED, OK
-from pgstats.cli.options import SECONDS
+from pgstats.cli.options import SECONDS, option
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -31,7 +31,7 @@ _REFRESH = 0.5  # seconds between pictures on a terminal
 
 
 @click.command("demo")
-@click.option("--for", "seconds", type=SECONDS, help="End after this time: 30s, 5m.")
+@option("--for", "seconds", type=SECONDS, help="End after this time: 30s, 5m.")
 def command(*, seconds: float | None) -> int:
     """Shows pgstats at work on a private PostgreSQL and PgBouncer, until Ctrl-C.
 

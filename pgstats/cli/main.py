@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from typing import NoReturn
 
@@ -14,6 +15,9 @@ from pgstats.errors import ConfigError, PgstatsError, StateLocked
 
 # Exit codes beside click's own 2 for usage errors; the table in the README says when.
 OK, FAILED, UNAVAILABLE, BUG, LOCKED, CONFIG, INTERRUPTED = 0, 1, 69, 70, 75, 78, 130
+
+#: What click takes for a yes in the environment.
+_YES = ("1", "true", "t", "yes", "y", "on")
 
 COMMANDS = ("once", "run", "check", "metrics", "demo", "sink")
 
@@ -35,7 +39,8 @@ class _Commands(click.Group):
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 all well, 1 something failed, 2 usage, 69 nothing could be read or "
-    "shipped, 70 a bug in pgstats, 75 another run is under way, 78 configuration error.",
+    "shipped, 70 a bug in pgstats, 75 another run is under way, 78 configuration error. "
+    "Every option can come from the environment: --dry-run as PGSTATS_DRY_RUN=1.",
 )
 @click.version_option(__version__, "--version", message="pgstats %(version)s")
 def cli() -> None:
@@ -92,11 +97,17 @@ def _output_gone(error: OSError) -> int:
 def _bug(error: Exception) -> int:
     """A bug is told in one line; --verbose shows where it is."""
     _say(f"a bug in pgstats, please report it: {type(error).__name__} (details with --verbose)")
-    if {"-v", "--verbose"} & set(sys.argv):
+    if _verbose():
         import traceback  # noqa: PLC0415
 
         traceback.print_exc()
     return BUG
+
+
+def _verbose() -> bool:
+    """Whether somebody asked for more, also where no command came to read its options."""
+    asked = any(re.fullmatch(r"--verbose|-[qvh]*v[qvh]*", word) for word in sys.argv[1:])
+    return asked or os.environ.get("PGSTATS_VERBOSE", "").lower() in _YES
 
 
 def _say(text: str) -> None:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgstats.cli.main import OK
+from pgstats.cli.options import option
 
 if TYPE_CHECKING:
     from pgstats.model import Metric, Query
 
 
 @click.command("metrics")
-@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-@click.option("--dialect", default="plain", show_default=True, help="Spell the names for this one.")
-@click.option("--prefix", default="pgstats", show_default=True, help="First part of every name.")
+@option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@option("--dialect", default="plain", show_default=True, help="Spell the names for this one.")
+@option("--prefix", default="pgstats", show_default=True, help="First part of every name.")
 @click.argument("pattern", default="*")
 def command(*, as_json: bool, dialect: str, prefix: str, pattern: str) -> int:
     """Lists everything that can be shipped: name, unit, kind, labels, source, versions.

@@ -5,12 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from pgstats.cli.main import FAILED, OK, UNAVAILABLE
-from pgstats.cli.options import SECONDS, configured, held, log_of, with_state, with_targets
+from pgstats.cli.main import BUG, FAILED, OK, UNAVAILABLE
+from pgstats.cli.options import (
+    SECONDS,
+    configured,
+    held,
+    log_of,
+    option,
+    with_state,
+    with_targets,
+)
 from pgstats.errors import StateError
 from pgstats.log import DEBUG, ERROR, WARNING, Log
 
@@ -23,47 +33,53 @@ if TYPE_CHECKING:
 @click.command("once")
 @with_targets
 @with_state
-@click.option(
-    "--dry-run", is_flag=True, help="Print the lines that would be shipped; ship nothing."
-)
-@click.option(
+@option("--dry-run", is_flag=True, help="Print the lines that would be shipped; ship nothing.")
+@option(
     "--sample",
     type=click.IntRange(2, 1000),
     metavar="N",
     help="Look at each PgBouncer's pools so many times, and ship least, mean, greatest and p95.",
 )
-@click.option("--every", type=SECONDS, default="200ms", help="Time between two samples [200ms].")
-@click.option("--json", "as_json", is_flag=True, help="Print the poll as JSON; ship nothing.")
+@option("--every", type=SECONDS, default="200ms", help="Time between two samples [200ms].")
+@option("--json", "as_json", is_flag=True, help="Print the poll as JSON; ship nothing.")
 def command(
     *, dry_run: bool, as_json: bool, sample: int | None, every: float, **options: Any
 ) -> int:
     """Polls every target once, ships, and exits: for cron and systemd timers."""
     if dry_run and as_json:
-        raise click.UsageError("--dry-run and --json exclude each other")
+        dry_run, as_json = _stronger("dry_run", "as_json")
     config = configured(options)
     log = log_of(options)
     with ExitStack() as stack:
         # The lock comes before the poll: a run that may not ship asks nobody anything.
         state = None if as_json or dry_run else held(config.state, stack, log)
-        polls = _poll(config, log, sample or 0, every)
+        polls = _poll(config, sample or 0, every)
         if state:
             return _ship(config, state, polls, log)
-        return _show(polls) if as_json else _spell(config, polls, log)
+        return _show(polls, log) if as_json else _spell(config, polls, log)
 
 
-def _poll(config: Config, log: Log, sample: int, every: float) -> Sequence[Poll]:
+def _stronger(*names: str) -> Sequence[bool]:
+    """Which of two flags that exclude each other holds: an option wins over the environment."""
+    source = click.get_current_context().get_parameter_source
+    given = [source(name) is ParameterSource.COMMANDLINE for name in names]
+    if len(set(given)) == 1:
+        raise click.UsageError("--dry-run and --json exclude each other")
+    return given
+
+
+def _poll(config: Config, sample: int, every: float) -> Sequence[Poll]:
     from pgstats.ask import Burst  # noqa: PLC0415
     from pgstats.cli.cycle import poll_all  # noqa: PLC0415
 
-    polls = poll_all(config.targets, Burst(sample, every) if sample else None)
-    _tell([poll for poll in polls if not poll.target.peer], log)
-    return polls
+    return poll_all(config.targets, Burst(sample, every) if sample else None)
 
 
-def _show(polls: Sequence[Poll]) -> int:
+def _show(polls: Sequence[Poll], log: Log) -> int:
     """Print the poll."""
     from pgstats.cli.document import document  # noqa: PLC0415
 
+    _tell(polls, log)
     click.echo(document(polls))
     return _code(polls)
 
@@ -79,6 +95,7 @@ def _spell(config: Config, polls: Sequence[Poll], log: Log) -> int:
         log.tell(DEBUG, state.fault)
     paper = Paper(config.statsd.max_packet)
     Cycle(config, state, paper).ship(polls, seconds=60)
+    _tell(polls, log)
     for packet in paper.packets:
         sys.stdout.write(packet.decode() + "\n")
     return _code(polls)
@@ -89,6 +106,7 @@ def _ship(config: Config, state: State, polls: Sequence[Poll], log: Log) -> int:
 
     cycle = Cycle(config, state)
     taken = cycle.ship(polls, seconds=60)
+    _tell(polls, log)
     _save(state, log)
     counts = cycle.wire.counts
     if not taken:
@@ -98,9 +116,10 @@ def _ship(config: Config, state: State, polls: Sequence[Poll], log: Log) -> int:
             f"{counts['packets']} sent (is statsd running there? see --statsd)",
         )
     log.tell(DEBUG, f"shipped {counts['lines']} lines in {counts['packets']} packets")
+    code = _code(polls)
     if not counts["packets"]:
-        return UNAVAILABLE
-    return _code(polls) or (OK if taken else FAILED)
+        return code if code == BUG else UNAVAILABLE
+    return code or (OK if taken else FAILED)
 
 
 def _save(state: State, log: Log) -> None:
@@ -112,19 +131,26 @@ def _save(state: State, log: Log) -> None:
 
 
 def _tell(polls: Sequence[Poll], log: Log) -> None:
-    for poll in polls:
-        for problem in poll.problems():
-            log.tell(ERROR, f"{poll.target.name}: {problem}")
+    from pgstats.cli.cycle import problems  # noqa: PLC0415
+
+    for name, several in groupby(polls, lambda poll: poll.target.name):
+        poll, *processes = several
+        for problem in problems([poll, *processes]):
+            log.tell(ERROR, f"{name}: {problem}")
+            for line in problem.trace.splitlines():
+                log.tell(DEBUG, line)
         for note in poll.notes:
-            log.tell(DEBUG, f"{poll.target.name}: {note}")
-        log.tell(DEBUG, f"{poll.target.name}: polled in {poll.seconds * 1000:.0f} ms")
-        if refused := poll.counts.get("databases_refused"):
-            log.tell(DEBUG, f"{poll.target.name}: {refused} databases let this role not in")
+            log.tell(DEBUG, f"{name}: {note}")
+        log.tell(DEBUG, f"{name}: polled in {poll.seconds * 1000:.0f} ms")
+        for database, why in poll.refused.items():
+            log.tell(DEBUG, f"{name}: database {database} is left out: {why}")
         if strange := poll.counts.get("unknown_columns"):
-            log.tell(DEBUG, f"{poll.target.name}: {strange} columns this version does not know")
+            log.tell(DEBUG, f"{name}: {strange} columns this version does not know")
 
 
 def _code(polls: Sequence[Poll]) -> int:
+    if any(failure.trace for poll in polls for failure in poll.problems()):
+        return BUG
     polls = [poll for poll in polls if not poll.target.peer]  # the group speaks for them
     if not any(poll.up for poll in polls):
         return UNAVAILABLE

@@ -37,6 +37,18 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]
 
 SECONDS = _Seconds()
 
+
+def option(*names: str, **more: Any) -> Callable[[F], F]:
+    """A click option that its variable in the environment can give as well.
+
+    Those of the configuration are no such options: `pgstats.config` reads their variables itself,
+    to tell where a value comes from.
+    """
+    long = next(name for name in names if name.startswith("--"))
+    variable = "PGSTATS_" + long.removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, show_envvar=True, **more)
+
+
 _TARGETS = (
     click.option(
         "--config",
@@ -58,8 +70,8 @@ _TARGETS = (
     click.option("--statsd", metavar="URL", help="Where to ship [udp://127.0.0.1:8125]."),
     click.option("--dialect", metavar="NAME", help="plain, dogstatsd, influx or graphite [plain]."),
     click.option("--prefix", metavar="NAME", help="First part of every name [pgstats]."),
-    click.option("-v", "--verbose", is_flag=True, envvar="PGSTATS_VERBOSE", help="Tell more."),
-    click.option("-q", "--quiet", is_flag=True, envvar="PGSTATS_QUIET", help="Tell errors only."),
+    option("-v", "--verbose", is_flag=True, help="Tell more."),
+    option("-q", "--quiet", is_flag=True, help="Tell errors only."),
 )
 
 _STATE = (

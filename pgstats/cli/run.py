@@ -11,14 +11,14 @@ import click
 
 from pgstats.cli.options import configured, held, log_of, with_state, with_targets
 from pgstats.errors import StateError
-from pgstats.log import WARNING
+from pgstats.log import DEBUG, WARNING
 
 if TYPE_CHECKING:
     from pgstats.cli.cycle import Cycle
     from pgstats.config import Config
     from pgstats.daemon import Job
     from pgstats.log import Log
-    from pgstats.model import Target
+    from pgstats.model import Failure, Target
     from pgstats.state import State
 
 SAVE_EVERY = 60.0  # seconds; a kill loses no more of what was remembered
@@ -30,6 +30,7 @@ SAVE_EVERY = 60.0  # seconds; a kill loses no more of what was remembered
 @click.option("--interval", metavar="DURATION", help="Time between polls: 250ms, 10s, 2m [10s].")
 def command(**options: Any) -> int:
     """Polls on a schedule until SIGTERM or SIGINT: for a daemon. SIGHUP reads the file again."""
+    from pgstats.cli.cycle import Cycle  # noqa: PLC0415
     from pgstats.daemon import serve  # noqa: PLC0415
     from pgstats.log import INFO  # noqa: PLC0415
 
@@ -38,9 +39,17 @@ def command(**options: Any) -> int:
     with ExitStack() as stack:
         state = held(config.state, stack, log)
         log.tell(INFO, f"polling {len(config.targets)} targets, shipping to {config.statsd.url}")
+        cycle = Cycle(config, state)
+
+        def reload() -> Sequence[Job]:
+            nonlocal config, cycle
+            config = configured(options)
+            cycle = cycle.renewed(config)
+            return jobs(config, cycle, state, log)
+
         code = serve(
-            jobs(config, state, log),
-            reload=lambda: jobs(configured(options), state, log),
+            jobs(config, cycle, state, log),
+            reload=reload,
             tell=log.tell,
             environ=os.environ,
         )
@@ -48,31 +57,42 @@ def command(**options: Any) -> int:
         return code
 
 
-def jobs(config: Config, state: State, log: Log) -> Sequence[Job]:
+def jobs(config: Config, cycle: Cycle, state: State, log: Log) -> Sequence[Job]:
     """One job per target; all ship over one wire and share what is remembered."""
-    from pgstats.cli.cycle import Cycle  # noqa: PLC0415
-
-    cycle = Cycle(config, state)
     return [_job(target, cycle, state, log) for target in config.targets]
 
 
 def _job(target: Target, cycle: Cycle, state: State, log: Log) -> Job:
     from pgstats.ask import asker  # noqa: PLC0415
+    from pgstats.cli.cycle import polled, problems  # noqa: PLC0415
     from pgstats.daemon import Done, Job  # noqa: PLC0415
-    from pgstats.shape import spread  # noqa: PLC0415
 
     one = asker(target)
+    traced: set[str] = set()
 
     def work(skipped_runs: int) -> Done:
-        poll, *peers = spread(one.poll())
-        log.state(target.name, "; ".join(map(str, poll.problems())))
+        polls = polled(target, one.poll)
+        poll = polls[0]
+        cycle.ship(polls, target.interval, skipped_runs)
+        failures = problems(polls)
+        log.state(target.name, "; ".join(map(str, failures)))
         log.state(f"{target.name}: note", "; ".join(poll.notes), WARNING)
-        cycle.ship([poll, *peers], target.interval, skipped_runs)
+        _trace(failures, traced, log)
         log.state(f"statsd at {cycle.wire.url}", cycle.fault)
         _save(state, log, SAVE_EVERY)
-        return Done(ok=poll.ok, seconds=poll.seconds)
+        return Done(ok=not failures, seconds=poll.seconds)
 
     return Job(target.name, target.interval, work, one.close, target.timeout)
+
+
+def _trace(failures: Sequence[Failure], before: set[str], log: Log) -> None:
+    """Where the bugs are that the last run had not; whoever wants to know has asked for it."""
+    traces = {failure.trace for failure in failures if failure.trace}
+    for trace in traces - before:
+        for line in trace.splitlines():
+            log.tell(DEBUG, line)
+    before.clear()
+    before.update(traces)
 
 
 def _save(state: State, log: Log, every: float = 0.0) -> None:

@@ -7,13 +7,13 @@ import sys
 import click
 
 from pgstats.cli.main import OK
-from pgstats.cli.options import SECONDS
+from pgstats.cli.options import SECONDS, option
 
 
 @click.command("sink")
 @click.argument("url", default="udp://127.0.0.1:8125")
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many lines.")
-@click.option("--for", "seconds", type=SECONDS, help="End after this time: 30s, 5m.")
+@option("--count", type=click.IntRange(1), metavar="N", help="End after so many lines.")
+@option("--for", "seconds", type=SECONDS, help="End after this time: 30s, 5m.")
 def command(*, url: str, count: int | None, seconds: float | None) -> int:
     """A statsd receiver for eyes: prints what arrives at URL until Ctrl-C.
 

@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
-from traceback import extract_tb, format_exception
 
 from pgstats.daemon.crew import Crew
 from pgstats.daemon.grid import Grid
 from pgstats.daemon.jobs import Done, Entry, Job
 from pgstats.daemon.systemd import Systemd
 from pgstats.errors import PgstatsError
+from pgstats.model import Failure
 
 #: Up to so many jobs all start at once; more are spread over their first interval.
 FEW = 10
@@ -72,6 +72,7 @@ class _Loop:
         self._crew = Crew(lambda *report: self.call(partial(self._finished, *report)))
         self._grid = Grid(clock)
         self._entries: dict[str, Entry] = {}
+        self._leaving: dict[str, Entry] = {}  # retired while at work, which they still are
         self._at_work = 0
         self._stopping = False
         self._until = 0.0  # when the wait for calls ends, on the clock
@@ -91,7 +92,11 @@ class _Loop:
         self._end()
 
     def adopt(self, jobs: Sequence[Job]) -> None:
-        """Replaces all jobs. Those that keep name and interval keep their place on the grid."""
+        """Replaces all jobs. Those that keep name and interval keep their place on the grid.
+
+        One whose last run is still at work skips its runs until that has ended and is closed:
+        a target is never asked twice at once.
+        """
         before, self._entries = self._entries, {job.name: Entry(job) for job in jobs}
         grid, now = Grid(self._clock), self._clock()
         for position, (name, entry) in enumerate(self._entries.items()):
@@ -142,7 +147,7 @@ class _Loop:
 
     def _hand_over(self, entry: Entry) -> None:
         """Gives one job to the crew, unless its last run is still at work."""
-        if entry.since is not None:
+        if entry.since is not None or entry.job.name in self._leaving:
             entry.skipped += 1
             return
         entry.since = self._clock()
@@ -153,7 +158,7 @@ class _Loop:
         """Notes what became of a run."""
         self._release(entry)
         entry.last = done
-        bug = _place(error) if error else ""
+        bug = Failure.bug(entry.job.name, error).message if error else ""
         if error and bug != entry.bug:
             self._bug(entry.job.name, error)
         elif entry.bug and not bug:
@@ -165,6 +170,7 @@ class _Loop:
         entry.since = None
         self._at_work -= 1
         if entry.retired:
+            self._leaving.pop(entry.job.name, None)
             self._close(entry.job)
 
     def _retire(self, entry: Entry) -> None:
@@ -172,6 +178,8 @@ class _Loop:
         entry.retired = True
         if entry.since is None:
             self._close(entry.job)
+        else:
+            self._leaving[entry.job.name] = entry
 
     def _close(self, job: Job) -> None:
         """Lets go of what the job keeps between its runs."""
@@ -182,8 +190,9 @@ class _Loop:
 
     def _bug(self, where: str, error: BaseException) -> None:
         """Tells of a bug without its message, which might hold a secret; --verbose has it all."""
-        self._tell(_ERROR, f"{where}: a bug in pgstats: {_place(error)}")
-        for line in "".join(format_exception(error)).splitlines():
+        bug = Failure.bug(where, error)
+        self._tell(_ERROR, str(bug))
+        for line in bug.trace.splitlines():
             self._tell(_DEBUG, line)
 
     def _listen(self) -> None:
@@ -224,8 +233,10 @@ class _Loop:
         return f"{text}, {waiting} not polled yet" if waiting else text
 
     def _progress(self, now: float) -> bool:
-        """Whether no run is stuck; the first that is stuck is told once."""
-        stuck = [entry.job.name for entry in self._entries.values() if entry.stuck(now)]
+        """Whether no run is stuck, or keeps its successor from starting; the first is told once."""
+        leaving = [entry for name, entry in self._leaving.items() if name in self._entries]
+        entries = [*self._entries.values(), *leaving]
+        stuck = [entry.job.name for entry in entries if entry.stuck(now)]
         stall = stuck[0] if stuck else ""
         if stall and stall != self._stall:
             self._tell(_ERROR, f"{stall}: its poll does not end; the watchdog is not fed for it")
@@ -242,10 +253,3 @@ class _Loop:
         end = self._clock() + GRACE
         while self._at_work and (left := end - self._clock()) > 0:
             self._answer(left)
-
-
-def _place(error: BaseException) -> str:
-    """What was raised and where, as "KeyError at loop.py:12"."""
-    frames = extract_tb(error.__traceback__)
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{where}"
