@@ -22,7 +22,12 @@ DATABASES = ("postgres", "shop", "we.ird|name")
 
 @pytest.fixture(scope="module")
 def filled(cluster: Cluster) -> Cluster:
-    """A cluster with tables that were updated, vacuumed, analyzed, or never touched."""
+    fill(cluster)
+    return cluster
+
+
+def fill(cluster: Cluster) -> None:
+    """Make tables that were updated, vacuumed, analyzed, or never touched."""
     for name in DATABASES[1:]:
         cluster.psql(f'CREATE DATABASE "{name}"')
     for name in DATABASES:
@@ -38,7 +43,6 @@ def filled(cluster: Cluster) -> Cluster:
             "INSERT INTO parted VALUES (1)",
         ):
             cluster.psql(sql, name)
-    return cluster
 
 
 def rows(dsn: str, sql: str) -> list[dict[str, str]]:
@@ -91,7 +95,7 @@ def shown_by_console(query: Query, bouncer: Bouncer) -> Values:
 def shown_by_server(query: Query, cluster: Cluster) -> Values:
     values = {}
     shared = "" in query.labels.values()
-    metrics = query.on(150000)
+    metrics = query.on(int(cluster.psql("SHOW server_version_num")))
     for database in DATABASES if shared else DATABASES[:1]:
         own = [column for column in query.labels.values() if column]
         what = [f"{c} AS label{n}" for n, c in enumerate(own)]
@@ -110,11 +114,11 @@ def shown_by_server(query: Query, cluster: Cluster) -> Values:
     return values
 
 
-def everything(bouncer: Bouncer, cluster: Cluster) -> Values:
+def everything(bouncer: Bouncer | None, cluster: Cluster) -> Values:
     """All that psql shows for the queries of the catalogue that have a source."""
     values: Values = {}
     for query in catalogue.QUERIES:
-        if query.source and query.since <= 11800 and query.family == PGBOUNCER:
+        if bouncer and query.source and query.since <= 11800 and query.family == PGBOUNCER:
             values |= shown_by_console(query, bouncer)
         elif query.source and query.family == POSTGRES:
             values |= shown_by_server(query, cluster)
@@ -123,21 +127,30 @@ def everything(bouncer: Bouncer, cluster: Cluster) -> Values:
 
 def test_every_gauge_equals_what_psql_shows(filled: Cluster, bouncer: Bouncer) -> None:
     bouncer.psql("SELECT 1", "shop")
+    own = compared(filled, bouncer)
+    assert own["pgstats.pgbouncer.front.up"] == own["pgstats.postgres.main.up"] == 1
+
+
+def compared(cluster: Cluster, bouncer: Bouncer | None = None) -> Values:
+    """Poll, and hold every gauge against psql; returns what has no counterpart there."""
     config = f"""
+        [[postgres]]
+        name = "main"
+        dsn = "{cluster.dsn()}"
+        databases = ["postgres", "shop", "we.ird|name"]
+        """
+    if bouncer:
+        config += f"""
         [[pgbouncer]]
         name = "front"
         dsn = "{bouncer.dsn("pgbouncer", "stats")}"
         collect = {list(catalogue.COLLECT)}
-        [[postgres]]
-        name = "main"
-        dsn = "{filled.dsn()}"
-        databases = ["postgres", "shop", "we.ird|name"]
         """
-    path = filled.scratch.folder("equals") / "pgstats.toml"
+    path = cluster.scratch.folder("equals") / "pgstats.toml"
     path.write_text(config)
-    before = everything(bouncer, filled)
+    before = everything(bouncer, cluster)
     done = pgstats("once", "--dry-run", "--config", str(path))
-    after = everything(bouncer, filled)
+    after = everything(bouncer, cluster)
 
     assert (done.returncode, done.stderr) == (0, "")
     shipped = gauges(done.stdout)
@@ -154,7 +167,7 @@ def test_every_gauge_equals_what_psql_shows(filled: Cluster, bouncer: Bouncer) -
     }
     assert not wrong
     assert set(asked) == set(before)
-    assert own["pgstats.pgbouncer.front.up"] == own["pgstats.postgres.main.up"] == 1
+    return own
 
 
 OWN = {(q.family, q.group, m.name) for q in catalogue.QUERIES if not q.source for m in q.metrics}
