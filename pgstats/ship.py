@@ -355,8 +355,6 @@ def _hung_up(stream: socket.socket) -> bool:
         return stream.recv(1 << 16) == b""
     except BlockingIOError:
         return False
-    except OSError:
-        return True
 
 
 def _left(until: float) -> float:

@@ -215,16 +215,14 @@ class Speller:
 
     def _compiled(self, frame: Frame) -> tuple[list[str], list[tuple[str, str]]]:
         """A template for each metric's line, and what to put in place of each mark in them."""
-        tagged = self.dialect.tagged
-        # Without tags, what else identifies the target is part of its name: front-1.
-        target = frame.target if tagged else "-".join((frame.target, *frame.tags.values()))
+        tags = {**self.tags, **frame.tags}
         around = _around(
             self.dialect,
             self.prefix,
             frame.query,
-            clean(target, tag=tagged) if target else "",
+            self._target(frame),
             ["%s"] * len(frame.query.labels),
-            sorted((key, clean(tag, tag=True)) for key, tag in {**self.tags, **frame.tags}.items()),
+            sorted((key, clean(tag, tag=True)) for key, tag in tags.items()),
         )
         parts = list(zip(_MARKS, around, strict=True))
         path, inside, behind = (mark if "%s" in part else part for mark, part in parts)
@@ -234,7 +232,7 @@ class Speller:
         return lines, [(mark, part) for mark, part in parts if "%s" in part]
 
     def _target(self, frame: Frame) -> str:
-        """Whom the frame is about; where there are no tags, the frame's own belong to the name."""
+        """Whom the frame is about; without tags, its own are part of the name: front-1."""
         if not frame.target:
             return ""
         own = () if self.dialect.tagged else frame.tags.values()
