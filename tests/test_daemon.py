@@ -368,6 +368,58 @@ def test_a_job_at_work_is_closed_after_its_run(start: Start) -> None:
     assert order == ["work", "done", "close"]
 
 
+def most_at_once(daemon: Daemon, name: str) -> int:
+    """How many runs of a job there were side by side."""
+    count = most = 0
+    for event in daemon.events:
+        if event.get("name") == name and event["event"] in ("work", "done"):
+            count += 1 if event["event"] == "work" else -1
+            most = max(most, count)
+    return most
+
+
+def test_a_target_is_never_asked_twice_at_once_however_often_it_is_reloaded(start: Start) -> None:
+    hanging: Spec = {"name": "a", "interval": 0.1, "seconds": 2.0}
+    daemon = start(hanging)
+    daemon.wait("work")
+    for times in range(1, 5):
+        daemon.process.send_signal(signal.SIGHUP)
+        while len(daemon.told(5)) < times:
+            daemon.wait("tell", times, level=5)
+    daemon.wait("work", 3)
+    assert most_at_once(daemon, "a") == 1
+    order = [event["event"] for event in daemon.events if event.get("name") == "a"]
+    second = order.index("work", 1)
+    assert order[second - 2 : second] == ["done", "close"], "the old one is closed before"
+    assert daemon.found("work")[1]["skipped"] > 5
+
+
+def test_not_even_when_it_was_away_meanwhile(start: Start) -> None:
+    hanging: Spec = {"name": "a", "interval": 0.1, "seconds": 1.5}
+    daemon = start(hanging)
+    daemon.wait("work")
+    for times, jobs in enumerate(([{"name": "b", "interval": 0.1}], [hanging]), 1):
+        daemon.load(jobs)
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait("tell", times, level=5)
+    daemon.wait("work", 2, name="a")
+    daemon.wait("done", 2, name="a")
+    assert most_at_once(daemon, "a") == 1
+
+
+def test_a_run_that_keeps_its_successor_waiting_for_ever_is_told(start: Start) -> None:
+    daemon = start({"name": "a", "interval": 0.2, "timeout": 0.1, "seconds": 3600})
+    daemon.wait("work")
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait("tell", level=5)
+    daemon.wait("tell", level=3)
+    assert daemon.told(3) == ["a: its poll does not end; the watchdog is not fed for it"]
+    daemon.load([{"name": "b", "interval": 0.2}])
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait("done", name="b")
+    assert len(daemon.told(3)) == 1, "what was taken out keeps nobody waiting"
+
+
 def test_a_bad_configuration_changes_nothing(start: Start) -> None:
     daemon = start({"name": "a", "interval": 0.2})
     daemon.wait("work")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pgstats.scratch import Bouncer, Cluster, free_port
+from tests.console import console
 from tests.node_statsd import NodeStatsd
 from tests.program import pgstats
 
@@ -121,6 +122,73 @@ def test_reload_takes_a_good_file_and_refuses_a_bad_one(
         assert wait_for(lambda: "nonsense" in (tmp_path / "log").read_text())
         node_statsd.forget()
         assert wait_for(lambda: "pgstats.pgbouncer.two.up" in node_statsd.gauges())
+
+
+def reload(daemon: subprocess.Popen[bytes], log: Path) -> None:
+    """Have the file read again, and wait until that is done."""
+    before = log.read_text().count("reloaded: ")
+    daemon.send_signal(signal.SIGHUP)
+    assert wait_for(lambda: log.read_text().count("reloaded: ") > before)
+
+
+def test_a_reload_never_asks_a_target_twice_at_once(
+    tmp_path: Path, node_statsd: NodeStatsd
+) -> None:
+    with console({}) as hanging:
+        hanging.pause.set()
+        file = config(tmp_path, node_statsd.udp, ("pgbouncer", "front", hanging.dsn), interval="2s")
+        with running(tmp_path, file) as daemon:
+            assert wait_for(lambda: hanging.asked)
+            for _ in range(4):
+                reload(daemon, tmp_path / "log")
+            assert wait_for(lambda: len(hanging.asked) > 2)
+        assert hanging.most == 1
+
+
+def test_a_reload_leaves_one_connection_to_postgresql(
+    tmp_path: Path, cluster: Cluster, node_statsd: NodeStatsd
+) -> None:
+    dsn = f"{cluster.dsn()} application_name=reloaded"
+    file = config(tmp_path, node_statsd.udp, ("postgres", "main", dsn), interval="300ms")
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reloaded'"
+    with running(tmp_path, file) as daemon:
+        for _ in range(4):
+            node_statsd.forget()
+            assert wait_for(lambda: "pgstats.postgres.main.up" in node_statsd.gauges())
+            reload(daemon, tmp_path / "log")
+        assert wait_for(lambda: cluster.psql(count).strip() == "1")
+
+
+def test_counts_since_the_start_outlive_a_reload(
+    tmp_path: Path, bouncer: Bouncer, node_statsd: NodeStatsd
+) -> None:
+    target = ("pgbouncer", "front", bouncer.dsn("pgbouncer", "stats"))
+    file = config(tmp_path, node_statsd.udp, target, interval="300ms")
+    own = [f"pgstats.self.ship.{name}" for name in ("lines", "packets", "bytes", "skipped_values")]
+    with running(tmp_path, file) as daemon:
+        assert wait_for(lambda: node_statsd.gauges().get(own[1], 0) > 12)
+        for url in (node_statsd.udp, node_statsd.tcp):
+            before = node_statsd.gauges()
+            config(tmp_path, url, target, interval="300ms")
+            reload(daemon, tmp_path / "log")
+            node_statsd.forget()
+            assert wait_for(lambda: node_statsd.gauges().keys() >= set(own))
+            after = node_statsd.gauges()
+            assert [name for name in own if after[name] < before[name]] == []
+
+
+def test_databases_that_mean_nothing_are_told_once(
+    tmp_path: Path, cluster: Cluster, node_statsd: NodeStatsd
+) -> None:
+    file = config(tmp_path, node_statsd.udp, ("postgres", "main", cluster.dsn()), interval="300ms")
+    with Path(file).open("a") as more:
+        more.write('\ndatabases = ["appbd"]\n')
+    with running(tmp_path, file):
+        for _ in range(3):
+            node_statsd.forget()
+            assert wait_for(lambda: node_statsd.gauges().get("pgstats.postgres.main.up") == 1)
+    log = (tmp_path / "log").read_text()
+    assert log.count("is meant by databases = appbd") == 1
 
 
 def test_a_server_that_comes_back_is_polled_again(
