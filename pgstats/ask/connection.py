@@ -29,7 +29,11 @@ class _Connection(extensions.connection):  # type: ignore[misc]
 
     def __init__(self, dsn: str, until: float) -> None:
         self.until = until
-        super().__init__(dsn)
+        try:
+            super().__init__(dsn)
+        except BaseException:
+            self.close()  # now, not when the last reference to the exception goes
+            raise
 
 
 def _wait(connection: Any) -> None:
