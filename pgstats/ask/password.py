@@ -19,11 +19,6 @@ from pgstats.model import Target
 _LOCALHOST = ("", "/var/run/postgresql", "/run/postgresql", "/tmp")  # noqa: S108
 
 
-def password(target: Target, until: float) -> Secret:
-    """The password of a target: one for all connections of a poll."""
-    return Secret(target, until)
-
-
 class Secret:
     """A target's password, asked for when a connection first needs it, and then remembered.
 

@@ -22,7 +22,7 @@ from pgstats.ask.answer import Columns, Rows, fit, frame
 from pgstats.ask.burst import Burst, peaks
 from pgstats.ask.connection import Connection, moved, parse_dsn
 from pgstats.ask.failure import failure, remedy
-from pgstats.ask.password import Secret, password
+from pgstats.ask.password import Secret
 from pgstats.catalogue import COLLECTED
 from pgstats.catalogue.pgbouncer import CONFIG, PEERS, POOLS, QUERIES
 from pgstats.errors import AskError
@@ -257,7 +257,7 @@ def connect(target: Target, until: float, secret: Secret | None = None) -> Conne
         "dbname": "" if "dbname" in given or "service" in given else ADMIN,
         "application_name": given.get("application_name", "pgstats"),
     }
-    secret = secret or password(target, until)
+    secret = secret or Secret(target, until)
     try:
         # PGOPTIONS is meant for PostgreSQL; the console refuses any.
         console = Connection(PGBOUNCER, target.dsn, settings, until, secret, options="")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.failure import failure
 from pgstats.ask.globs import chosen, pattern
-from pgstats.ask.password import password
+from pgstats.ask.password import Secret
 from pgstats.ask.session import Session
 from pgstats.catalogue.postgres import DATABASE, DISCOVER, SERVER, TABLES, TOTALS
 from pgstats.errors import AskError
@@ -36,13 +36,13 @@ class PostgresAsker:
         self._refused: dict[str, tuple[float, str]] = {}  # until when it is left alone, and why
         self._first = ""  # the database that the next walk begins with
         self._until = 0.0
-        self._secret: str | None = None
+        self._secret: Secret | None = None
 
     def poll(self) -> Poll:
         """All answers of one poll."""
         started = time.monotonic()
         self._until = started + self.target.timeout
-        self._secret = None  # it may have been rotated
+        self._secret = Secret(self.target, self._until)  # anew: it may have been rotated
         counts = {"databases_polled": 0, "databases_refused": 0, "tables_folded": 0}
         poll = Poll(self.target, counts=counts)
         try:
@@ -81,8 +81,6 @@ class PostgresAsker:
         return self._kept, self._greet(self._kept, poll)
 
     def _connect(self, database: str = "") -> Session:
-        if self._secret is None:
-            self._secret = password(self.target, self._until)
         return Session(self.target, self._until, database, self._secret)
 
     def _greet(self, session: Session, poll: Poll) -> bool:

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from pgstats.ask.asker import asker
-from pgstats.ask.password import password
+from pgstats.ask.password import Secret
 from pgstats.ask.session import Session
 from pgstats.catalogue.postgres import DATABASE
 from pgstats.errors import AskError
@@ -91,7 +91,7 @@ def _local(target: Target) -> bool:
 def _server(target: Target, poll: Poll) -> list[Finding]:
     try:
         until = time.monotonic() + target.timeout
-        session = Session(target, until, secret=password(target, until))
+        session = Session(target, until, secret=Secret(target, until))
         try:
             columns, rows = session.ask(_ROLE, stage="rights of the role")
         finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.connection import Connection, parse_dsn
+from pgstats.ask.password import Secret
 from pgstats.model import POSTGRES, Frame, Poll, Target
 
 LOCK_TIMEOUT_MS = 250
@@ -15,7 +16,9 @@ LOCK_TIMEOUT_MS = 250
 class Session:
     """A connection to one database, with the guards of pgstats around every statement."""
 
-    def __init__(self, target: Target, until: float, database: str = "", secret: str = "") -> None:
+    def __init__(
+        self, target: Target, until: float, database: str = "", secret: Secret | None = None
+    ) -> None:
         self.target = target
         self._pooled = target.pooled
         given = parse_dsn(target.dsn)
