@@ -21,7 +21,7 @@ import pytest
 from pgstats.ask.connection import Connection, psycopg2
 from pgstats.ask.dsn import merged, moved
 from pgstats.ask.failure import classify, remedy
-from pgstats.ask.password import Secret, password
+from pgstats.ask.password import Secret
 from pgstats.ask.pgbouncer import connect
 from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, POSTGRES, Target
@@ -542,7 +542,7 @@ def target(**more: str) -> Target:
 
 
 def found(one: Target, seconds: float = LONG) -> str:
-    return password(one, time.monotonic() + seconds).of({})
+    return Secret(one, time.monotonic() + seconds).of({})
 
 
 def fault(one: Target, seconds: float = LONG) -> str:
@@ -587,7 +587,7 @@ def test_a_command_is_asked_once_and_so_is_one_that_fails(cluster: Cluster, tmp_
     log = tmp_path / "log"
     for code in (0, 3):
         command = f"sh -c 'echo x | tee -a {log}; exit {code}'"
-        secret = password(target(password_command=command), time.monotonic() + LONG)
+        secret = Secret(target(password_command=command), time.monotonic() + LONG)
         errors = []
         for _ in range(3):
             try:
@@ -655,13 +655,13 @@ def test_a_passfile_is_read_as_libpq_reads_it(
     refused(f"{dsn} passfile={file}")
     theirs = gate.told()
     monkeypatch.setenv("PGPASSFILE", "/nowhere/pgpass")
-    refused(dsn, secret=password(target(passfile=str(file)), time.monotonic() + LONG))
+    refused(dsn, secret=Secret(target(passfile=str(file)), time.monotonic() + LONG))
     assert gate.told() == theirs
 
 
 def test_each_database_has_its_own_line(gate: Gate, tmp_path: Path) -> None:
     (tmp_path / "pgpass").write_text("*:*:one:me:1\n*:*:two:me:2\n")
-    secret = password(target(passfile=str(tmp_path / "pgpass")), time.monotonic() + LONG)
+    secret = Secret(target(passfile=str(tmp_path / "pgpass")), time.monotonic() + LONG)
     for name in ("one", "two"):
         with pytest.raises(AskError, match="password authentication failed"):
             Connection(
@@ -685,7 +685,7 @@ def test_a_given_password_comes_before_the_passfile(
     if way == "environment":
         monkeypatch.setenv("PGPASSWORD", "given")
     dsn += {"string": "password=given", "service": "service=s", "environment": ""}[way]
-    secret = password(target(passfile=str(tmp_path / "pgpass")), time.monotonic() + LONG)
+    secret = Secret(target(passfile=str(tmp_path / "pgpass")), time.monotonic() + LONG)
     refused(dsn, secret=secret)
     assert gate.told() == "given"
 
@@ -701,7 +701,7 @@ def test_the_console_takes_a_secret_and_tells_a_missing_one(
     good = Target(PGBOUNCER, "front", bouncer.dsn("pgbouncer", "stats"), password_command="false")
     file = tmp_path / "secret"
     file.write_text("x")
-    secret = password(target(password_file=str(file)), time.monotonic() + LONG)
+    secret = Secret(target(password_file=str(file)), time.monotonic() + LONG)
     connect(good, time.monotonic() + LONG, secret).close()
 
 
