@@ -136,13 +136,20 @@ class Wire(StatsClientBase):  # type: ignore[misc]
         """Send lines, for at most so many seconds; says whether the wire took them all."""
         until = time.monotonic() + seconds
         packets = cut(text.encode(errors="replace"), self.max_packet)
-        ours = self._sending.acquire(timeout=max(0.0, seconds))
+        if not self._sending.acquire(timeout=max(0.0, seconds)):
+            return self._drop(packets)
         try:
-            self.fault = self._offer(packets, until if ours else 0.0)
+            self.fault = self._offer(packets, until)
             return not self.fault
         finally:
-            if ours:
-                self._sending.release()
+            self._sending.release()
+
+    def _drop(self, packets: Iterator[bytes]) -> bool:
+        """Count packets as lost: the time was up before another's shipment was through."""
+        for packet in packets:
+            self._count(packet, taken=False)
+        self.fault = "took too long"
+        return False
 
     def probe(self) -> str:
         """What is wrong with the receiver, "" if nothing shows; sends it blank lines."""

@@ -531,6 +531,23 @@ def test_waiting_for_another_s_shipment_is_bounded_too(wires: Wires) -> None:
         assert ours.counts["packets"] == BURST + 60
 
 
+def test_who_gives_up_waiting_leaves_the_other_s_stream_alone(wires: Wires) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = wires(f"tcp://127.0.0.1:{server.getsockname()[1]}", max_packet=1 << 25)
+        text = "".join(f"first.{n}:1|g\n" for n in range(1_000_000))
+        slow = threading.Thread(target=ours.ship, args=(text, 60))
+        slow.start()
+        stream, _ = server.accept()
+        with stream:
+            data = bytearray(stream.recv(1000))
+            assert not ours.ship("mine:1|g\n", 0.3)
+            while len(data) < len(text) and (more := stream.recv(1 << 20)):
+                data += more
+        slow.join()
+    assert bytes(data) == text.encode()
+    assert ours.counts == {"lines": 1_000_000, "packets": 1, "bytes": len(text) - 1, "errors": 1}
+
+
 # ---- threads
 
 
