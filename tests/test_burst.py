@@ -94,6 +94,24 @@ def test_the_figures_are_those_of_the_samples() -> None:
     assert by_pool["b"]["cl_waiting_mean"] == 2
 
 
+def test_what_no_sample_knows_is_left_out() -> None:
+    names = {m.name: m for m in POOLS.metrics}
+    metrics = (names["cl_waiting"], names["sv_active"])
+    rows: list[list[tuple[object, ...]]] = [[("a", "u", 2, None)], [("b", "u", None, 3)]]
+    samples = [Frame(POOLS, metrics, several, "f") for several in rows]
+    frame = peaks(samples, Target(PGBOUNCER, "f", ""))
+    found = {
+        row[0]: dict(zip([m.name for m in frame.metrics], row[2:], strict=True))
+        for row in frame.rows
+    }
+    assert not any(name.startswith("maxwait") for name in found["a"]), "no sample has the column"
+    assert (found["a"]["cl_waiting_min"], found["a"]["cl_waiting_max"]) == (0, 2)
+    assert found["a"]["sv_active_max"] == 0, "unknown in the one sample, not there in the other"
+    assert found["b"]["cl_waiting_max"] == 0
+    alone = peaks(samples[:1], Target(PGBOUNCER, "f", ""))
+    assert alone.rows[0][-4:] == (None,) * 4
+
+
 def test_the_percentile_is_a_value_that_was_seen() -> None:
     names = {m.name: m for m in POOLS.metrics}
     samples = [Frame(POOLS, (names["cl_waiting"],), [("a", "u", n)], "f") for n in range(1, 101)]
