@@ -311,6 +311,48 @@ def test_usage_errors_are_2() -> None:
     assert pgstats().returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("redirection", "arguments", "code"),
+    [
+        (">&-", ["once", "--config", "FILE"], 0),
+        ("2>&-", ["once", "--config", "FILE"], 0),
+        ("<&- >&- 2>&-", ["once", "--config", "FILE"], 0),
+        (">/dev/full", ["once", "--dry-run", "--config", "FILE"], 1),
+        ("2>&-", ["once", "--config", "nowhere"], 78),
+        ("2>/dev/full", ["once", "--config", "nowhere"], 78),
+        ("2>/dev/full", ["once", "--bogus"], 2),
+    ],
+)
+def test_closed_and_full_streams_change_no_exit_code(
+    redirection: str,
+    arguments: list[str],
+    code: int,
+    tmp_path: Path,
+    cluster: Cluster,
+    node_statsd: NodeStatsd,
+) -> None:
+    file = config(tmp_path, target("postgres", "main", cluster.dsn()), statsd=node_statsd.udp)
+    words = [file if word == "FILE" else word for word in arguments]
+    shell = ["bash", "-c", f'"$@" {redirection}', "-", sys.executable, "-m", "pgstats", *words]
+    env = os.environ | {"PGSTATS_NO_STATE": "1"}
+    done = subprocess.run(shell, capture_output=True, text=True, env=env)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    if code == 0:
+        assert node_statsd.gauges()["pgstats.postgres.main.up"] == 1
+
+
+def test_a_mistyped_command_is_recognised() -> None:
+    assert "Did you mean 'once'" in pgstats("onc").stderr
+
+
+def test_a_dsn_that_is_no_text_is_a_configuration_error() -> None:
+    command = [sys.executable.encode(), b"-m", b"pgstats", b"once", b"--postgres", b"dbname=\xff"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 78
+    assert "not UTF-8" in done.stderr
+
+
 def test_a_reader_that_leaves_early_is_no_traceback(cluster: Cluster) -> None:
     """`pgstats once --dry-run | head -1`."""
     command = ["bash", "-c", 'set -o pipefail; "$@" | head -1', "-"]

@@ -123,7 +123,7 @@ class _Search:
     def _verdict(self) -> AskError:
         """One error for all: the reason of the last one that has a telling one."""
         errors = [error for _, error in self._errors]
-        if len(errors) == 1:
+        if len(errors) == 1 and errors[0].reason != "refused":  # which alone asks: where?
             return errors[0]
         last = next((error for error in reversed(errors) if error.reason != "other"), errors[-1])
         text = "; ".join(f"{_name(place)}: {_gist(error)}" for place, error in self._errors)

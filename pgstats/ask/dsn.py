@@ -71,6 +71,8 @@ def parse_dsn(dsn: str) -> dict[str, str]:
         found: dict[str, str] = extensions.parse_dsn(dsn)
     except psycopg2.ProgrammingError as error:
         raise ConfigError([_dsn_fault(str(error))]) from None
+    except UnicodeError:
+        raise ConfigError(["holds characters that are not UTF-8"]) from None
     return found
 
 

@@ -60,7 +60,8 @@ _REMEDIES = {
     (POSTGRES, "dns"): _RESOLVER,
     (PGBOUNCER, "auth"): "check user and password; a console user must be in PgBouncer's auth_file",
     (PGBOUNCER, "not_allowed"): "add the user to stats_users in pgbouncer.ini, then RELOAD",
-    (PGBOUNCER, "wrong_database"): "the console's database is pgbouncer: set dbname=pgbouncer",
+    (PGBOUNCER, "wrong_database"): "the console is the database pgbouncer of a PgBouncer: "
+    "check its port, set dbname=pgbouncer; a PostgreSQL belongs under [[postgres]]",
     (PGBOUNCER, "refused"): "is PgBouncer running, and is this its host and port?",
     (PGBOUNCER, "timeout"): "PgBouncer takes connections but does not answer: "
     "it may be suspended (RESUME), stopped, or out of file descriptors",

@@ -42,6 +42,7 @@ class PgBouncerAsker:
     def __init__(self, target: Target, burst: Burst | None = None) -> None:
         self.target = target
         self._burst = burst
+        self._secret = Secret(target, 0.0)
         self._door: tuple[str, str] | None = None  # folder and port of the unix socket beside TCP
 
     def poll(self) -> Poll:
@@ -49,6 +50,7 @@ class PgBouncerAsker:
         started = time.monotonic()
         allowed = self.target.timeout + (self._burst.seconds if self._burst else 0.0)
         until = started + allowed
+        self._secret = Secret(self.target, until)  # anew: it may have been rotated
         if self.target.sockets:
             poll = Poll(self.target)
             siblings = [
@@ -72,11 +74,11 @@ class PgBouncerAsker:
         One that is shut down takes no more clients over TCP, but from 1.25 on its unix socket still
         leads to the console: it is draining, and says how far it is.
         """
-        visit = _Visit(self.target, until, self._burst)
+        visit = self._meet(self.target, until)
         if visit.poll.up:
             self._door = visit.door()
         elif self._door and visit.poll.down and visit.poll.down.reason == "refused":
-            beside = _Visit(sibling(self.target, "", *self._door), until, self._burst).poll
+            beside = self._meet(sibling(self.target, "", *self._door), until).poll
             if beside.up:
                 beside.draining = True
                 return beside
@@ -86,22 +88,25 @@ class PgBouncerAsker:
         """A poll of each process; one that hangs leaves the others their share of the time."""
         share = allowed / len(siblings)
         return [
-            _Visit(one, started + share * number, self._burst).poll
+            self._meet(one, started + share * number).poll
             for number, one in enumerate(siblings, 1)
         ]
+
+    def _meet(self, target: Target, until: float) -> _Visit:
+        return _Visit(target, until, self._burst, self._secret)
 
 
 class _Visit:
     """One connection to one process: asks all there is to ask."""
 
-    def __init__(self, target: Target, until: float, burst: Burst | None) -> None:
+    def __init__(self, target: Target, until: float, burst: Burst | None, secret: Secret) -> None:
         started = time.monotonic()
         self.target = target
         self.poll = Poll(target, counts={"unknown_columns": 0})
         self._until = until
         self._texts: dict[str, str] = {}
         try:
-            console = connect(target, until)
+            console = connect(target, until, secret)
         except AskError as error:
             self.poll.down = failure(error)
         else:
@@ -250,14 +255,13 @@ def wanted(target: Target, version: int) -> list[Query]:
     return [q for q in QUERIES if q.since <= version and q.group in (target.collect or COLLECTED)]
 
 
-def connect(target: Target, until: float, secret: Secret | None = None) -> Connection:
-    """A connection to the console, proven to be one; ``secret`` if it is already asked for."""
+def connect(target: Target, until: float, secret: Secret) -> Connection:
+    """A connection to the console, proven to be one."""
     given = parse_dsn(target.dsn)
     settings = {
         "dbname": "" if "dbname" in given or "service" in given else ADMIN,
         "application_name": given.get("application_name", "pgstats"),
     }
-    secret = secret or Secret(target, until)
     try:
         # PGOPTIONS is meant for PostgreSQL; the console refuses any.
         console = Connection(PGBOUNCER, target.dsn, settings, until, secret, options="")

@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -34,6 +35,19 @@ class _Commands(click.Group):
         command: click.Command = importlib.import_module(f"pgstats.cli.{cmd_name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches  # noqa: PLC0415
+
+            if near := get_close_matches(args[0], COMMANDS, 1):
+                text = f"No such command '{args[0]}'. Did you mean '{near[0]}'?"
+                raise click.UsageError(text, ctx) from error
+            raise
+
 
 @click.command(
     cls=_Commands,
@@ -49,22 +63,38 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
+    _open_streams()
     code = _run()
     try:
         sys.stdout.flush()
     except OSError as error:
         _say(f"cannot write to standard output: {error.strerror}")
         code = code or FAILED
+    with suppress(OSError):
+        sys.stderr.flush()
     # Not sys.exit: a look-up left behind must not hold the process.
-    sys.stderr.flush()
     os._exit(code)
+
+
+def _open_streams() -> None:
+    """Let nothing else be standard output or error where the caller has closed them.
+
+    The next file or connection would get their number, and every message.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
 def _run() -> int:
     try:
         result = cli.main(prog_name="pgstats", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -111,4 +141,5 @@ def _verbose() -> bool:
 
 
 def _say(text: str) -> None:
-    click.echo(f"pgstats: {text}", err=True)
+    with suppress(OSError):  # the exit code still tells
+        click.echo(f"pgstats: {text}", err=True)
