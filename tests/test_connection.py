@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from pgstats.ask.connection import Connection, psycopg2
-from pgstats.ask.dsn import merged, moved
+from pgstats.ask.dsn import merged, moved, places
 from pgstats.ask.failure import classify, remedy
 from pgstats.ask.password import Secret
-from pgstats.ask.pgbouncer import connect
+from pgstats.ask.pgbouncer import PgBouncerAsker, connect
 from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, POSTGRES, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
@@ -121,7 +121,8 @@ def test_a_dead_server_leaves_time_for_the_next(cluster: Cluster, dead: int, tim
 def test_connect_timeout_holds_for_one_server_too(dead: int) -> None:
     start = time.monotonic()
     error = refused(f"host=127.0.0.1 port={dead} user=u connect_timeout=1")
-    assert (error.reason, str(error)) == ("timeout", "no answer in time")
+    assert error.reason == "timeout"
+    assert str(error).endswith("no answer in time")
     assert time.monotonic() - start < LONG / 2
     assert "connect_timeout" in str(refused(f"port={dead} user=u connect_timeout=soon"))
 
@@ -178,6 +179,7 @@ def test_what_is_merged_is_what_libpq_uses(
 def test_an_unknown_service_is_told_by_libpq(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGHOST", "127.0.0.1")
     assert 'service "nowhere" not found' in str(refused("service=nowhere"))
+    assert places(merged("service=nowhere", {})) == [{}], "its file may be where we do not look"
 
 
 @pytest.mark.parametrize("more", ["host=a,b port=1,2,3", "host=a hostaddr=127.0.0.1,127.0.0.2"])
@@ -690,19 +692,24 @@ def test_a_given_password_comes_before_the_passfile(
     assert gate.told() == "given"
 
 
-def test_the_console_takes_a_secret_and_tells_a_missing_one(
-    bouncer: Bouncer, tmp_path: Path
-) -> None:
-    """A password that cannot be had is no sign of a wrong database."""
+def test_a_console_password_that_cannot_be_had_is_no_wrong_database(bouncer: Bouncer) -> None:
     one = Target(PGBOUNCER, "front", bouncer.dsn("other", "stats"), password_command="false")
     with pytest.raises(AskError) as caught:
-        connect(one, time.monotonic() + LONG)
+        connect(one, time.monotonic() + LONG, Secret(one, time.monotonic() + LONG))
     assert (caught.value.stage, caught.value.reason) == ("password", "auth")
-    good = Target(PGBOUNCER, "front", bouncer.dsn("pgbouncer", "stats"), password_command="false")
-    file = tmp_path / "secret"
-    file.write_text("x")
-    secret = Secret(target(password_file=str(file)), time.monotonic() + LONG)
-    connect(good, time.monotonic() + LONG, secret).close()
+
+
+def test_all_processes_of_a_group_share_one_secret(bouncer: Bouncer, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = f"sh -c 'echo x | tee -a {log}'"
+    sockets = (bouncer.host, bouncer.host)
+    dsn = bouncer.dsn("pgbouncer", "stats")
+    asks = PgBouncerAsker(
+        Target(PGBOUNCER, "front", dsn, password_command=command, sockets=sockets)
+    )
+    for polls in (1, 2):
+        assert [peer.up for peer in asks.poll().peers] == [True, True]
+        assert log.read_text() == "x\n" * polls
 
 
 def test_no_secret_is_told(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

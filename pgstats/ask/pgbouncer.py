@@ -42,7 +42,7 @@ class PgBouncerAsker:
     def __init__(self, target: Target, burst: Burst | None = None) -> None:
         self.target = target
         self._burst = burst
-        self._secret = Secret(target, 0.0)
+        self._secret: Secret | None = None
         self._door: tuple[str, str] | None = None  # folder and port of the unix socket beside TCP
 
     def poll(self) -> Poll:
@@ -88,8 +88,7 @@ class PgBouncerAsker:
         """A poll of each process; one that hangs leaves the others their share of the time."""
         share = allowed / len(siblings)
         return [
-            self._meet(one, started + share * number).poll
-            for number, one in enumerate(siblings, 1)
+            self._meet(one, started + share * number).poll for number, one in enumerate(siblings, 1)
         ]
 
     def _meet(self, target: Target, until: float) -> _Visit:
@@ -99,7 +98,9 @@ class PgBouncerAsker:
 class _Visit:
     """One connection to one process: asks all there is to ask."""
 
-    def __init__(self, target: Target, until: float, burst: Burst | None, secret: Secret) -> None:
+    def __init__(
+        self, target: Target, until: float, burst: Burst | None, secret: Secret | None
+    ) -> None:
         started = time.monotonic()
         self.target = target
         self.poll = Poll(target, counts={"unknown_columns": 0})
@@ -255,7 +256,7 @@ def wanted(target: Target, version: int) -> list[Query]:
     return [q for q in QUERIES if q.since <= version and q.group in (target.collect or COLLECTED)]
 
 
-def connect(target: Target, until: float, secret: Secret) -> Connection:
+def connect(target: Target, until: float, secret: Secret | None) -> Connection:
     """A connection to the console, proven to be one."""
     given = parse_dsn(target.dsn)
     settings = {
