@@ -60,6 +60,12 @@ def test_the_text_shows_each_line_in_the_dialect(dialect: str) -> None:
     assert "SHOW POOLS" in text
 
 
+def test_a_pattern_that_matches_nothing_is_a_usage_error() -> None:
+    done = pgstats("metrics", "pools")
+    assert done.returncode == 2
+    assert "'*pools*'" in done.stderr
+
+
 def test_an_unknown_dialect_is_a_usage_error() -> None:
     done = pgstats("metrics", "--dialect", "klingon")
     assert done.returncode == 2

@@ -31,6 +31,8 @@ def command(*, as_json: bool, dialect: str, prefix: str, pattern: str) -> int:
     if dialect not in DIALECTS:
         raise click.BadParameter(f"one of {', '.join(DIALECTS)}", param_hint="--dialect")
     found = [m for m in entries(dialect, prefix) if fnmatchcase(m["name"], pattern)]
+    if not found:
+        raise click.UsageError(f"no metric matches {pattern}; try '*{pattern.strip('*')}*'")
     if as_json:
         import json  # noqa: PLC0415
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,7 +76,7 @@ def _job(target: Target, cycle: Cycle, state: State, log: Log) -> Job:
         poll = polls[0]
         cycle.ship(polls, target.interval, skipped_runs)
         failures = problems(polls)
-        log.state(target.name, "; ".join(map(str, failures)))
+        log.state(target.name, _line(failures))
         log.state(f"{target.name}: note", "; ".join(poll.notes), WARNING)
         _trace(failures, traced, log)
         log.state(f"statsd at {cycle.wire.url}", cycle.fault)
@@ -93,6 +94,13 @@ def _trace(failures: Sequence[Failure], before: set[str], log: Log) -> None:
             log.tell(DEBUG, line)
     before.clear()
     before.update(traces)
+
+
+def _line(failures: Sequence[Failure]) -> str:
+    """All failures of a target as one line, each remedy once."""
+    texts = "; ".join(str(replace(failure, remedy="")) for failure in failures)
+    cures = "; ".join(dict.fromkeys(failure.remedy for failure in failures if failure.remedy))
+    return f"{texts} ({cures})" if cures else texts
 
 
 def _save(state: State, log: Log, every: float = 0.0) -> None:
