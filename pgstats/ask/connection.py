@@ -230,6 +230,10 @@ class Connection:
         """Read numeric as int, in C: the console has no fractions, and Decimal is slow."""
         self._raw.string_types[1700] = extensions.LONGINTEGER
 
+    def any_numbers(self) -> None:
+        """Read numeric as Decimal again, for a console that has fractions after all."""
+        self._raw.string_types.pop(1700, None)
+
     def ask(
         self, sql: str, parameters: Mapping[str, object] | None = None, stage: str = ""
     ) -> tuple[dict[str, bool], list[tuple[Any, ...]]]:

@@ -20,7 +20,8 @@ from functools import partial
 
 from pgstats.ask.answer import Columns, Rows, fit, frame
 from pgstats.ask.burst import Burst, peaks
-from pgstats.ask.connection import Connection, moved, parse_dsn
+from pgstats.ask.connection import Connection
+from pgstats.ask.dsn import merged, moved, parse_dsn
 from pgstats.ask.failure import failure, remedy
 from pgstats.ask.password import Secret
 from pgstats.catalogue import COLLECTED
@@ -197,7 +198,7 @@ def _answered(console: Connection, query: Query) -> tuple[Columns, Rows]:
     try:
         return console.ask(query.sql)
     except UNREADABLE:
-        console._raw.string_types.pop(1700, None)  # from here on numeric is Decimal
+        console.any_numbers()
     try:
         return console.ask(query.sql)
     except UNREADABLE as error:
@@ -207,12 +208,12 @@ def _answered(console: Connection, query: Query) -> tuple[Columns, Rows]:
 
 def _by_socket(target: Target) -> bool:
     """Whether the DSN leads to a unix socket, and so always to the same process."""
-    given = parse_dsn(target.dsn)
-    return "hostaddr" not in given and given.get("host", "/").startswith("/")
+    given = merged(target.dsn, {})
+    return not given.get("hostaddr") and (given.get("host") or "/").startswith("/")
 
 
 def _on_this_host(target: Target) -> bool:
-    given = parse_dsn(target.dsn)
+    given = merged(target.dsn, {})
     host = given.get("hostaddr") or given.get("host", "")
     return host in ("localhost", "::1") or host.startswith("127.")
 

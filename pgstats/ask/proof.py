@@ -60,32 +60,10 @@ def _kind(poll: Poll) -> str:
 
 
 def _pooler(poll: Poll) -> list[Finding]:
-    config = {
-        metric.name: value
-        for frame in poll.frames
-        if frame.query.group == "config"
-        for row in frame.rows
-        for metric, value in zip(frame.metrics, row, strict=True)
-    }
-    findings = []
-    if config.get("so_reuseport") and not _local(poll.target):
-        findings.append(
-            Finding(
-                "note",
-                "so_reuseport is on: several processes may share the port, and each poll meets "
-                "one of them by chance",
-                "name each process by its own unix socket: host=/its/unix_socket_dir",
-            )
-        )
+    findings = [Finding("note", note) for note in poll.notes]
     if strange := poll.counts.get("unknown_columns"):
         findings.append(Finding("note", f"{strange} columns are new to this version of pgstats"))
     return findings
-
-
-def _local(target: Target) -> bool:
-    from pgstats.ask.connection import parse_dsn  # noqa: PLC0415
-
-    return parse_dsn(target.dsn).get("host", "/").startswith("/")
 
 
 def _server(target: Target, poll: Poll) -> list[Finding]:
