@@ -14,6 +14,38 @@ def _total(name: str, text: str, *, column: str = "", unit: str = "", since: int
     return Metric(name, text, unit=unit, kind="total", column=column, since=since)
 
 
+# What SHOW STATS and SHOW TOTALS call by the same names.
+_COUNTS = (
+    _total(
+        "total_server_assignment_count",
+        "Times a server connection was assigned to a client",
+        since=12300,
+    ),
+    _total("total_xact_count", "Transactions pooled"),
+    _total("total_query_count", "Queries pooled, BEGIN and COMMIT included"),
+)
+_TIMES = (
+    _total(
+        "total_xact_time_us",
+        "Time clients spent in transactions, waiting for a server included",
+        column="total_xact_time",
+        unit="us",
+    ),
+    _total(
+        "total_query_time_us",
+        "Time clients spent in queries, waiting for a server included",
+        column="total_query_time",
+        unit="us",
+    ),
+    _total(
+        "total_wait_time_us",
+        "Time clients waited for a server; grows only when a waiter gets one",
+        column="total_wait_time",
+        unit="us",
+    ),
+)
+_LOGINS = _total("total_client_login_count", "Logins of clients", since=12502)
+
 STATS = Query(
     PGBOUNCER,
     "stats",
@@ -24,35 +56,12 @@ STATS = Query(
     # its meaning in 1.23: the totals say the same without any of that.
     ignored=("avg_*",),
     metrics=(
-        _total(
-            "total_server_assignment_count",
-            "Times a server connection was assigned to a client",
-            since=12300,
-        ),
-        _total("total_xact_count", "Transactions pooled"),
-        _total("total_query_count", "Queries pooled, BEGIN and COMMIT included"),
+        *_COUNTS,
         _total(
             "total_received_bytes", "Bytes read from clients", column="total_received", unit="bytes"
         ),
         _total("total_sent_bytes", "Bytes sent to clients", column="total_sent", unit="bytes"),
-        _total(
-            "total_xact_time_us",
-            "Time clients spent in transactions, waiting for a server included",
-            column="total_xact_time",
-            unit="us",
-        ),
-        _total(
-            "total_query_time_us",
-            "Time clients spent in queries, waiting for a server included",
-            column="total_query_time",
-            unit="us",
-        ),
-        _total(
-            "total_wait_time_us",
-            "Time clients waited for a server; grows only when a waiter gets one",
-            column="total_wait_time",
-            unit="us",
-        ),
+        *_TIMES,
         _total("total_client_parse_count", "Prepared statements created by clients", since=12400),
         _total(
             "total_server_parse_count",
@@ -62,7 +71,7 @@ STATS = Query(
         _total(
             "total_bind_count", "Prepared statements readied for execution by clients", since=12400
         ),
-        _total("total_client_login_count", "Logins of clients", since=12502),
+        _LOGINS,
     ),
 )
 
@@ -251,33 +260,14 @@ TOTALS = Query(
     default=False,  # the sums of STATS, for those who have too many databases
     ignored=("avg_*",),
     metrics=(
-        _total("total_server_assignment_count", "Servers assigned to clients", since=12300),
-        _total("total_xact_count", "Transactions pooled"),
-        _total("total_query_count", "Queries pooled, BEGIN and COMMIT included"),
+        *_COUNTS,
         _total("total_client_bytes", "Bytes read from clients", unit="bytes"),
         _total("total_server_bytes", "Bytes read from servers", unit="bytes"),
-        _total(
-            "total_xact_time_us",
-            "Time clients spent in transactions, waiting for a server included",
-            column="total_xact_time",
-            unit="us",
-        ),
-        _total(
-            "total_query_time_us",
-            "Time clients spent in queries, waiting for a server included",
-            column="total_query_time",
-            unit="us",
-        ),
-        _total(
-            "total_wait_time_us",
-            "Time clients waited for a server",
-            column="total_wait_time",
-            unit="us",
-        ),
+        *_TIMES,
         _total("total_ps_client_parse_count", "Statements prepared by clients", since=12400),
         _total("total_ps_server_parse_count", "Statements prepared on servers", since=12400),
         _total("total_ps_bind_count", "Prepared statements bound by clients", since=12400),
-        _total("total_client_login_count", "Logins of clients", since=12502),
+        _LOGINS,
     ),
 )
 
