@@ -21,7 +21,7 @@ from pgstats.config import load
 from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch
 from pgstats.shape import derived, retired, spread
-from pgstats.shape.derived import Memory
+from pgstats.shape.derived import _TOTALS, Memory
 from pgstats.ship import Paper
 from pgstats.state import State
 from tests.program import gauges
@@ -98,6 +98,26 @@ def test_nothing_happened_is_a_rate_of_zero_and_no_mean(narrow: Bouncer) -> None
     _, found = look(target(narrow), memory, 101.0)
     assert found["stats.postgres.queries_per_second"] == 0
     assert "stats.postgres.query_ms" not in found
+
+
+def test_waits_at_login_leave_the_time_in_the_server_unknown() -> None:
+    """They count as waits but belong to no query: 0 would be a claim."""
+    metrics = tuple(m for m in STATS.metrics if m.name in _TOTALS["stats"] and m.on(11800))
+
+    def frame(queries: int, query_us: int, wait_us: int) -> Frame:
+        known = {
+            "total_query_count": queries,
+            "total_query_time_us": query_us,
+            "total_wait_time_us": wait_us,
+        }
+        return Frame(STATS, metrics, [("shop", *(known.get(m.name, 0) for m in metrics))], "front")
+
+    memory: Memory = {}
+    one = Target(PGBOUNCER, "front", "")
+    derived(Poll(one, frames=[frame(1, 1000, 0)], version=11800), memory, 1.0)
+    found = values(derived(Poll(one, frames=[frame(4, 2074, 4362)], version=11800), memory, 2.0))
+    assert found["stats.shop.wait_ms"] == 1.454
+    assert "stats.shop.server_ms" not in found
 
 
 def test_a_restart_between_polls_is_no_spike_and_no_negative(narrow: Bouncer) -> None:

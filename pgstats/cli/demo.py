@@ -30,7 +30,7 @@ _INTERVAL = 2.0  # seconds between polls, and between pictures where they cannot
 _REFRESH = 0.5  # seconds between pictures on a terminal
 
 
-@click.command("demo")
+@click.command("demo", short_help="Shows pgstats at work on private servers.")
 @option("--for", "seconds", type=SECONDS, help="End after this time: 30s, 5m.")
 def command(*, seconds: float | None) -> int:
     """Shows pgstats at work on a private PostgreSQL and PgBouncer, until Ctrl-C.

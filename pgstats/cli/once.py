@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pgstats.state import State
 
 
-@click.command("once")
+@click.command("once", short_help="Polls every target once, ships, and exits.")
 @with_targets
 @with_state
 @option("--dry-run", is_flag=True, help="Print the lines that would be shipped; ship nothing.")

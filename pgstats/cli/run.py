@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SAVE_EVERY = 60.0  # seconds; a kill loses no more of what was remembered
 
 
-@click.command("run")
+@click.command("run", short_help="Polls on a schedule until a signal ends it.")
 @with_targets
 @with_state
 @click.option("--interval", metavar="DURATION", help="Time between polls: 250ms, 10s, 2m [10s].")

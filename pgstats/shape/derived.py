@@ -113,12 +113,18 @@ def _compute(query: Query, growth: Mapping[Row, dict[str, float] | None], poll: 
 
 
 def _value(metric: Metric, delta: Mapping[str, float]) -> Number | None:
-    """The growth of a metric's totals per unit; unknown without them, or when nothing happened."""
+    """The growth of a metric's totals per unit; unknown without them, or when nothing happened.
+
+    Clients also wait at login, before their first query: then more was waited than queried, and
+    the time in the server cannot be told.
+    """
     base = delta.get(metric.per, 0.0) if metric.per else 1
     if not base or not delta.keys() >= metric.of.keys():
         return None
     grown = sum(delta[name] * factor for name, factor in metric.of.items())
-    return grown if not metric.per else round(max(0.0, grown / base), 6)
+    if grown < 0:
+        return None
+    return round(grown / base, 6) if metric.per else grown
 
 
 def _column(frame: Frame | None, name: str) -> list[Any]:
