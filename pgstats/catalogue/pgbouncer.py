@@ -446,8 +446,8 @@ def _rates(group: str, labels: Mapping[str, str], received: str, sent: str) -> Q
             ),
             _growth(
                 "server_ms",
-                "Mean time of a query in the server since the last poll: query_ms less wait_ms; not sent "
-                "where waits at login exceed it",
+                "Mean time of a query in the server since the last poll: query_ms less wait_ms; "
+                "not sent where waits at login exceed it",
                 *("ms", queries),
                 {"total_query_time_us": 1e-3, "total_wait_time_us": -1e-3},
             ),
