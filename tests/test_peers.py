@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import psycopg2
 import pytest
@@ -15,6 +16,7 @@ from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
 from pgstats.shape import derived, frames, spread
 from pgstats.spell import DIALECTS, Speller
+from pgstats.state import State
 from tests.program import gauges
 
 
@@ -155,6 +157,73 @@ def test_siblings_are_found_by_show_peers() -> None:
     one = sibling(target, *found[1])
     assert set(one.dsn.split()) == {"host=/run/pgb2", "hostaddr=''", "port=6432", "user=stats"}
     assert one.title == "front-2"
+
+
+def memories(target: Target, state: State, now: float) -> dict[str, dict[str, float]]:
+    """What is derived of each name that a poll of the group ships, as the main job does it."""
+    found = {}
+    for one in spread(asker(target).poll()):
+        frames_of = derived(one, state.of(one.target, one.identity), now)
+        found[one.target.title] = {
+            f"{f.query.group}.{m.name}": value
+            for f in frames_of
+            for row in f.rows
+            for m, value in zip(f.metrics, row[len(f.query.labels) :], strict=True)
+        }
+    return found
+
+
+def counting(processes: list[Process], *numbers: int) -> Target:
+    sockets = tuple(processes[number - 1].host for number in numbers)
+    return replace(grouped(processes), sockets=sockets, counters="count")
+
+
+def test_a_process_that_comes_back_is_no_spike_of_the_group(processes: list[Process]) -> None:
+    for process, queries in zip(processes, (1, 5, 50), strict=True):
+        process.psql("SELECT 1;" * queries, "shop")
+    state = State()
+    everybody = counting(processes, 1, 2, 3)
+    memories(everybody, state, 1.0)
+    idle = memories(everybody, state, 2.0)
+    assert {name: values["stats.query_count"] for name, values in idle.items()} == {
+        "front": 0,
+        "front-1": 0,
+        "front-2": 0,
+        "front-3": 0,
+    }
+    processes[2].signal(19)
+    try:
+        without = memories(replace(everybody, timeout=1.5), state, 3.0)
+    finally:
+        processes[2].signal(18)
+    back = memories(everybody, state, 4.0)
+    again = memories(everybody, state, 5.0)
+    assert "stats.query_count" not in without["front"]
+    assert without["front-1"]["stats.query_count"] == 0
+    assert "stats.query_count" not in back["front"]
+    assert back["front-3"]["stats.query_count"] == 0
+    assert again["front"]["stats.query_count"] == 0
+
+
+def test_a_folder_taken_out_gives_no_process_the_memory_of_another(
+    processes: list[Process],
+) -> None:
+    state = State()
+    memories(counting(processes, 1, 2, 3), state, 1.0)
+    fewer = memories(counting(processes, 1, 3), state, 2.0)
+    assert "stats.query_count" not in fewer["front-2"], "it was another process before"
+    assert "stats.query_count" not in fewer["front"]
+    assert fewer["front-1"]["stats.query_count"] == 0
+
+
+def test_a_poll_by_chance_is_compared_with_the_same_process_alone(
+    processes: list[Process],
+) -> None:
+    dsn = f"host=127.0.0.1 port={processes[0].port} user=stats"
+    one = Target(PGBOUNCER, "front", dsn, counters="count")
+    state = State()
+    for now in range(12):
+        assert memories(one, state, float(now))["front"].get("stats.query_count", 0) == 0
 
 
 def test_a_hanging_process_leaves_the_others_their_time(processes: list[Process]) -> None:

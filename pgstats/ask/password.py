@@ -112,7 +112,9 @@ def _hear(process: subprocess.Popen[bytes], name: str, until: float) -> bytes:
     except BaseException as error:
         _end(process)
         if isinstance(error, subprocess.TimeoutExpired):
-            raise AskError("password", "auth", f"{name}: took too long") from error
+            text = f"{name}: took too long"
+            cure = "it must print the password well before the target's timeout; run it by hand"
+            raise AskError("password", "timeout", text, cure) from error
         raise
 
 

@@ -137,6 +137,20 @@ class _Visit:
             poll.down = poll.failures.pop()
             return
         self._try("processes", partial(self._look_around, console))
+        poll.identity = self._identity()
+
+    def _identity(self) -> str:
+        """What tells this process from those it shares a port with, "" where nothing does.
+
+        Its totals must never be taken for those of another one. Processes have socket folders and
+        pid files of their own; without either, each poll may have met somebody else.
+        """
+        own = [self._texts.get(key, "") for key in ("unix_socket_dir", "pidfile")]
+        if any(own):
+            return ":".join(own)
+        if self._texts.get("so_reuseport") == "1":
+            return str(self.poll.at)
+        return merged(self.target.dsn, {}).get("host", "") if self.target.peer else ""
 
     def _try(self, stage: str, ask: Callable[[], None]) -> None:
         """One step of the poll: whatever goes wrong costs that step alone."""
@@ -263,6 +277,7 @@ def connect(target: Target, until: float, secret: Secret | None) -> Connection:
     settings = {
         "dbname": "" if "dbname" in given or "service" in given else ADMIN,
         "application_name": given.get("application_name", "pgstats"),
+        "target_session_attrs": "any",  # the console cannot say what it is
     }
     try:
         # PGOPTIONS is meant for PostgreSQL; the console refuses any.

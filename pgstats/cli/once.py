@@ -140,7 +140,7 @@ def _tell(polls: Sequence[Poll], log: Log) -> None:
             for line in problem.trace.splitlines():
                 log.tell(DEBUG, line)
         for note in poll.notes:
-            log.tell(DEBUG, f"{name}: {note}")
+            log.tell(WARNING, f"{name}: {note}")
         log.tell(DEBUG, f"{name}: polled in {poll.seconds * 1000:.0f} ms")
         for database, why in poll.refused.items():
             log.tell(DEBUG, f"{name}: database {database} is left out: {why}")

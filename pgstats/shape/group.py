@@ -27,6 +27,8 @@ def _group(poll: Poll) -> Poll:
         for peer in peers
         for failure in (peer.problems() if there else [])
     ]
+    # Sums over other processes than the last time have nothing to be compared with.
+    whole.identity = " ".join(f"{peer.target.peer}={peer.identity}" for peer in there)
     whole.at = sum(peer.at for peer in there) / max(1, len(there))
     whole.version = max((peer.version for peer in there), default=0)
     whole.draining = bool(there) and all(peer.draining for peer in there)
