@@ -547,10 +547,10 @@ def found(one: Target, seconds: float = LONG) -> str:
     return Secret(one, time.monotonic() + seconds).of({})
 
 
-def fault(one: Target, seconds: float = LONG) -> str:
+def fault(one: Target, seconds: float = LONG, reason: str = "auth") -> str:
     with pytest.raises(AskError) as caught:
         found(one, seconds)
-    assert (caught.value.stage, caught.value.reason) == ("password", "auth")
+    assert (caught.value.stage, caught.value.reason) == ("password", reason)
     return str(caught.value)
 
 
@@ -570,7 +570,8 @@ def alive(group: int) -> list[str]:
 
 def test_what_a_slow_command_started_ends_with_it(tmp_path: Path) -> None:
     command = f"sh -c 'echo $$ > {tmp_path}/pid; sleep 57 | cat'"
-    assert fault(target(password_command=command), 1.0) == "password_command sh: took too long"
+    told = fault(target(password_command=command), 1.0, "timeout")
+    assert told == "password_command sh: took too long"
     group = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + LONG
     while alive(group) and time.monotonic() < deadline:
