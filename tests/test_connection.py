@@ -440,7 +440,7 @@ def test_scarcity_is_told(case: str, host: str, said: str, cluster: Cluster) -> 
 def strict(scratch: Scratch) -> Iterator[Cluster]:
     """A cluster with TLS that asks for passwords over TCP."""
     if not shutil.which("openssl"):
-        pytest.skip("openssl makes the certificate")
+        pytest.fail("openssl makes the certificate: ./dev test installs it")
     cluster = Cluster(scratch, name="strict")
     key, certificate = cluster.data / "server.key", cluster.data / "server.crt"
     words = "req -new -x509 -days 2 -nodes -subj /CN=localhost -newkey rsa:2048"
