@@ -15,9 +15,9 @@ from pgstats.ask.failure import failure
 from pgstats.ask.globs import chosen, pattern
 from pgstats.ask.password import Secret
 from pgstats.ask.session import Session
-from pgstats.catalogue.postgres import DATABASE, DISCOVER, SERVER, TABLES, TOTALS
+from pgstats.catalogue.postgres import CLUSTER, DISCOVER, SERVER, TABLES, TOTALS
 from pgstats.errors import AskError
-from pgstats.model import Failure, Frame, Poll, Target
+from pgstats.model import Failure, Frame, Poll, Query, Target
 
 #: Seconds a server may take to end the backend of a database that was asked.
 HANG_UP = 0.2
@@ -93,12 +93,22 @@ class PostgresAsker:
     def _ask_all(self, session: Session, poll: Poll, *, standby: bool) -> None:
         try:
             here, names = self._discover(session, poll)
-            poll.frames.append(session.answer(DATABASE, poll, {"databases": names}))
         except AskError as error:
             poll.failures.append(failure(error))
             return
+        for query in CLUSTER:
+            if query.since <= session.version and not (standby and query.primary_only):
+                self._ask_one(session, query, names, poll)
         if not standby:
             self._walk(session, here, names, poll)
+
+    @staticmethod
+    def _ask_one(session: Session, query: Query, names: Sequence[str], poll: Poll) -> None:
+        """One question about the cluster; it fails alone."""
+        try:
+            poll.frames.append(session.answer(query, poll, {"databases": names}))
+        except AskError as error:
+            poll.failures.append(failure(error))
 
     def _discover(self, session: Session, poll: Poll) -> tuple[str, list[str]]:
         """The database that the session is in, and all that are to be polled.
