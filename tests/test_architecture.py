@@ -18,13 +18,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: What the stages hand to each other. They import no verb.
-NOUNS = {"errors", "model", "catalogue"}
+NOUNS = {"errors", "model", "evidence", "catalogue"}
 #: Small helpers below the stages. They import nothing of pgstats.
 TOOLS = {"lookup", "log"}
 #: The only parts that know the others and compose them.
 COMPOSERS = {"cli", "__main__"}
 #: The stages that must give the same answer for the same input, whenever and wherever.
-PURE = NOUNS | {"shape", "spell"}
+PURE = NOUNS | {"shape", "spell", "why"}
 
 #: The one part that may import each foreign library.
 DOORS = {"psycopg2": "ask", "statsd": "ship", "schedule": "daemon", "click": "cli", "rich": "demo"}

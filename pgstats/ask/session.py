@@ -68,6 +68,11 @@ class Session:
         self._connection.allow(until)
 
     @property
+    def closed(self) -> bool:
+        """Whether the connection is gone."""
+        return self._connection.closed
+
+    @property
     def version(self) -> int:
         """The server's version, 150018 for 15.18."""
         return self._connection.version

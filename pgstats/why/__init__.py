@@ -1,0 +1,1 @@
+"""Why dead rows stay: who holds them, and what keeps vacuum away. Pure: samples in, words out."""
