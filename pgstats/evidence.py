@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pgstats.model import Failure
+
 Record = Mapping[str, Any]
 
 CRITICAL, WARNING, INFO = "critical", "warning", "info"
@@ -48,7 +50,7 @@ class Sample:
     version: int
     views: Mapping[str, Sequence[Record]]
     heaps: Mapping[str, Sequence[Record]] = field(default_factory=dict)
-    missing: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, Failure] = field(default_factory=dict)
 
     def rows(self, view: str) -> Sequence[Record]:
         """The rows of a view; none where it could not be read."""

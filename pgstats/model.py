@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgstats.evidence import Sample
 
 Number = int | float
 Row = tuple[Any, ...]
@@ -159,11 +162,26 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """A question of the user's own: a SELECT that is sent as it stands, and what becomes of it.
+
+    The labels and metrics of ``query`` are columns of its answer, of which at most ``rows`` rows
+    are kept. ``databases`` are globs over those that the target polls; without any it is asked in
+    the DSN's own. ``interval`` is the seconds between two askings, 0 for every poll.
+    """
+
+    query: Query
+    databases: tuple[str, ...] = ()
+    interval: float = 0.0
+    rows: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """One PgBouncer process or one PostgreSQL cluster. Its DSN never shows in its repr.
 
-    ``interval`` and ``timeout`` are seconds; ``tables`` is None for "all". Fields of the
-    other family are simply not read.
+    ``interval`` and ``timeout`` are seconds; ``tables`` is None for "all". With a ``front``, a
+    PgBouncer, that knows host, port and databases. Fields of the other family are simply not read.
     """
 
     family: str
@@ -184,6 +202,8 @@ class Target:
     tables: int | None = 50
     exclude_tables: tuple[str, ...] = ()
     pooled: bool = False
+    front: Target | None = None
+    questions: tuple[Question, ...] = ()
 
     @property
     def title(self) -> str:
@@ -269,12 +289,15 @@ class Poll:
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
     identity: str = ""
+    process: str = ""  # which process it is for certain, "" where nothing proves it
+    console: dict[str, Number] = field(default_factory=dict)  # SHOW STATS of the console itself
     refused: dict[str, str] = field(default_factory=dict)  # databases left out, and why
     draining: bool = False  # a PgBouncer that takes no new clients over TCP any more
     siblings: list[tuple[str, str, str]] = field(default_factory=list)  # number, folder, port
     peers: list[Poll] = field(default_factory=list)  # instead of frames: a poll of each process
     partial: bool = False  # rows may be missing: not every process behind the port answered
     notes: list[str] = field(default_factory=list)  # nothing failed, but somebody should know
+    sample: Sample | None = None  # what a PostgreSQL shows of its sessions, slots and vacuums
 
     @property
     def up(self) -> bool:

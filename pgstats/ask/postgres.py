@@ -15,6 +15,7 @@ from pgstats.ask.failure import failure
 from pgstats.ask.globs import chosen, pattern
 from pgstats.ask.password import Secret
 from pgstats.ask.session import Session
+from pgstats.ask.witness import sample
 from pgstats.catalogue.postgres import CLUSTER, DISCOVER, SERVER, TABLES, TOTALS
 from pgstats.errors import AskError
 from pgstats.model import Failure, Frame, Poll, Query, Target
@@ -99,8 +100,19 @@ class PostgresAsker:
         for query in CLUSTER:
             if query.since <= session.version and not (standby and query.primary_only):
                 self._ask_one(session, query, names, poll)
+        self._look(session, poll)
         if not standby:
             self._walk(session, here, names, poll)
+
+    @staticmethod
+    def _look(session: Session, poll: Poll) -> None:
+        """What the horizon and the causes of dead rows follow from."""
+        try:
+            poll.sample = sample(session)
+        except AskError as error:
+            poll.failures.append(failure(error))
+        else:
+            poll.failures += poll.sample.missing.values()
 
     @staticmethod
     def _ask_one(session: Session, query: Query, names: Sequence[str], poll: Poll) -> None:

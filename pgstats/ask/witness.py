@@ -10,6 +10,7 @@ from pgstats.ask.session import Session
 from pgstats.catalogue.evidence import VIEWS
 from pgstats.errors import AskError
 from pgstats.evidence import Record, Sample, View
+from pgstats.model import Failure
 
 #: What every poll reads.
 ALWAYS = tuple(view for view in VIEWS if view.always)
@@ -28,7 +29,7 @@ def sample(
     `AskError` only where nothing at all can be read.
     """
     found: dict[str, Sequence[Record]] = {}
-    missing: dict[str, str] = {}
+    missing: dict[str, Failure] = {}
     for view in views:
         if session.version < view.since:
             continue
@@ -37,7 +38,7 @@ def sample(
         except AskError as error:
             if not found and session.closed:
                 raise
-            missing[view.name] = str(failure(error))
+            missing[view.name] = failure(error)
     return Sample(session.version, found, heaps or {}, missing)
 
 

@@ -61,9 +61,8 @@ def _number(*columns: str) -> str:
 
 def _all_but(columns: str, *instead: str) -> str:
     """A row as jsonb, some columns left out or put differently."""
-    return (
-        f"SELECT to_jsonb(v) - '{{{columns}}}'::text[] || jsonb_build_object({', '.join(instead)})"
-    )
+    rest = f"to_jsonb(v) - '{{{columns}}}'::text[]"
+    return f"SELECT {rest} || jsonb_build_object({', '.join(instead)})"
 
 
 VIEWS = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from pgstats import shape
+from pgstats import shape, why
 from pgstats.ask import Burst, asker, unmatched
 from pgstats.config import Config
 from pgstats.model import Failure, Frame, Poll, Target
@@ -25,7 +25,10 @@ from pgstats.state import State
 AT_ONCE = 64  # targets polled at the same time by a one-shot run
 GRACE = 1.0  # seconds an asker may need beyond its timeout to give up
 
+_MOST = 0.9  # of the time for shipping; the rest is for the account of what did not fit into that
+
 _T = TypeVar("_T")
+_Count = TypeVar("_Count", int, float)
 
 
 class _Shaped(NamedTuple):
@@ -46,9 +49,16 @@ class _Tally:
 
     spelled: Counts = field(default_factory=Counts)
     retired: int = 0  # series
-    wires: list[Mapping[str, int]] = field(default_factory=list)  # the counts of each that was used
+    counts: list[Mapping[str, float]] = field(default_factory=list)  # of each wire that was used
+    drops: list[Mapping[str, int]] = field(default_factory=list)
     # The time of day at the start: with a clock that nobody sets added it is the time of a poll.
     epoch: float = field(default_factory=lambda: time.time() - time.monotonic())
+
+    def follow(self, wire: Wire) -> None:
+        """Count what that wire does, from now on."""
+        if not any(counts is wire.counts for counts in self.counts):
+            self.counts.append(wire.counts)
+            self.drops.append(wire.drops)
 
 
 class Cycle:
@@ -64,8 +74,7 @@ class Cycle:
         statsd = config.statsd
         self.wire = to or wire(statsd.url, rate=statsd.rate, max_packet=statsd.max_packet)
         self._tally = tally or _Tally()
-        if not any(counts is self.wire.counts for counts in self._tally.wires):
-            self._tally.wires.append(self.wire.counts)
+        self._tally.follow(self.wire)
         state.expect(config.targets, config.inventory)
 
     def renewed(self, config: Config) -> Cycle:
@@ -86,15 +95,19 @@ class Cycle:
         return self._spellers[key].spell(*frames)
 
     def ship(self, polls: Sequence[Poll], seconds: float, skipped_runs: int = 0) -> bool:
-        """Ship polls and the account of the shipping; says whether the wire took everything."""
+        """Ship polls and the account of the shipping, within so many seconds.
+
+        Says whether the wire took everything.
+        """
         with self._state.lock:
             found = [self._shaped(poll, skipped_runs) for poll in polls]
             found += _bounded(polls[0], lambda: self._lost(polls), list[_Shaped]())
         text = "".join(self._spelled(one, skipped_runs) for one in found)
-        taken = self.wire.ship(text, seconds)
+        until = time.monotonic() + seconds
+        taken = self.wire.ship(text, _MOST * seconds)
         fault = self.wire.fault
         self._account_for(found, taken=taken)
-        told = self.wire.ship(self.account())
+        told = self.wire.ship(self.account(), until - time.monotonic())
         self.fault = fault or self.wire.fault
         return told and taken
 
@@ -103,6 +116,7 @@ class Cycle:
         memory = self._state.of(poll.target, poll.identity)
         at = self._tally.epoch + poll.at
         implied = _bounded(poll, lambda: shape.derived(poll, memory, at), list[Frame]())
+        implied += _bounded(poll, lambda: why.frames(poll, memory), list[Frame]())
         value, sent = self._config.statsd.on_vanish, self._state.sent(poll.target)
         said = [*implied, *shape.frames(poll, skipped_runs)]
         last = _bounded(
@@ -133,16 +147,39 @@ class Cycle:
                     shape.restore(one.last, self._state.sent(one.target))
 
     def account(self) -> str:
-        """The lines of `self.ship`: what became of all others so far."""
-        numbers = {
-            **{
-                name: sum(counts[name] for counts in self._tally.wires) for name in self.wire.counts
-            },
+        """The lines of `self.ship` and `self.dropped`: what became of all others so far."""
+        return self.text(None, shape.shipping(self._numbers(), _added(self._tally.drops)))
+
+    def told(self) -> str:
+        """The same for people."""
+        numbers = self._numbers()
+        drops = [f"{n} {why}" for why, n in _added(self._tally.drops).items() if n]
+        lost = f", {numbers['receiver_drops']} lost there" if "receiver_drops" in numbers else ""
+        return (
+            f"shipped {numbers['lines']} lines in {numbers['packets']} packets, "
+            f"{numbers['bytes']} bytes, in {1000 * numbers['seconds']:.0f} ms{lost}; "
+            f"{numbers['errors']} packets and {numbers['dropped']} lines dropped"
+            f"{' (' + ', '.join(drops) + ')' if drops else ''}; "
+            f"{numbers['skipped_values']} values skipped, {numbers['altered_names']} names altered"
+        )
+
+    def _numbers(self) -> dict[str, float]:
+        """The numbers of `self.ship`; what is not known is left out."""
+        counts = _added(self._tally.counts)
+        lost = self.wire.lost()
+        return {
+            **counts,
+            "seconds": round(counts["seconds"], 6),
+            **({} if lost is None else {"receiver_drops": lost}),
             "skipped_values": self._tally.spelled.skipped_values,
             "altered_names": self._tally.spelled.altered_names,
             "retired_series": self._tally.retired,
         }
-        return self.text(None, [shape.shipping(numbers)])
+
+
+def _added(several: Sequence[Mapping[str, _Count]]) -> dict[str, _Count]:
+    """The sum of each number over all that have it."""
+    return {name: sum((one[name] for one in several), start=0) for name in several[0]}
 
 
 def _bounded(poll: Poll, step: Callable[[], _T], otherwise: _T) -> _T:

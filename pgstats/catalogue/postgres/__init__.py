@@ -7,24 +7,32 @@ same for less. Every name is found in pg_catalog, since the search path of pgsta
 from __future__ import annotations
 
 from pgstats.catalogue.postgres.database import DATABASE
-from pgstats.catalogue.postgres.server import DISCOVER, SERVER, VENDORS
+from pgstats.catalogue.postgres.horizon import HORIZON, WHY
+from pgstats.catalogue.postgres.server import DISCOVER, SERVER, STATISTICS, VENDORS
 from pgstats.catalogue.postgres.tables import TABLES, TOTALS
 
 #: Asked once in a cluster, after `SERVER`; each fails alone. ``%(databases)s`` are those polled.
-CLUSTER = (DATABASE,)
+CLUSTER = (STATISTICS, DATABASE)
 #: Asked in each database.
 EACH = (TABLES,)
 
-QUERIES = (SERVER, *CLUSTER, *EACH, TOTALS)
+#: Worked out from the answers.
+COMPUTED = (HORIZON, WHY)
+
+QUERIES = (SERVER, *CLUSTER, *EACH, TOTALS, *COMPUTED)
 
 __all__ = [
     "CLUSTER",
+    "COMPUTED",
     "DATABASE",
     "DISCOVER",
     "EACH",
+    "HORIZON",
     "QUERIES",
     "SERVER",
+    "STATISTICS",
     "TABLES",
     "TOTALS",
     "VENDORS",
+    "WHY",
 ]

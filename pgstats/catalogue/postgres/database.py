@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgstats.catalogue.postgres.server import COUNTING
 from pgstats.model import POSTGRES, Metric, Query
 
 
@@ -17,11 +18,12 @@ def _milliseconds(column: str, text: str, *, since: int = 0) -> Metric:
 DATABASE = Query(
     POSTGRES,
     "database",
-    sql="""SELECT d.datname AS database,
-       {columns}
-  FROM pg_database d JOIN pg_stat_database s ON s.datid = d.oid
+    sql=f"""SELECT d.datname AS database,
+       {{columns}}
+  FROM {COUNTING},
+       pg_database d JOIN pg_stat_database s ON s.datid = d.oid
  WHERE d.datname = ANY(%(databases)s)""",
-    source="pg_database d JOIN pg_stat_database s ON s.datid = d.oid",
+    source=f"{COUNTING}, pg_database d JOIN pg_stat_database s ON s.datid = d.oid",
     labels={"database": "d.datname"},
     metrics=(
         Metric("numbackends", "Sessions connected", column="s.numbackends"),
@@ -54,9 +56,12 @@ DATABASE = Query(
         _counter("parallel_workers_launched", "Parallel workers launched", since=180000),
         Metric(
             "stats_age_seconds",
-            "Time since these counters were reset; not sent if they never were",
+            "Time since the statistics of the database were reset (before 15: or begun), or lost"
+            " with all others (see server.stats_age_seconds); not sent without server.rights_ok",
             unit="seconds",
-            column="extract(epoch FROM clock_timestamp() - s.stats_reset)::float8",
+            # A loss is no reset: it leaves no stamp here.
+            column="extract(epoch FROM clock_timestamp()"
+            " - CASE WHEN since IS NOT NULL THEN greatest(s.stats_reset, since) END)::float8",
         ),
         Metric(
             "xid_age_xids",

@@ -6,14 +6,21 @@ from pgstats.model import POSTGRES, Metric, Query
 
 #: The databases there are. Their names are bytes, since nobody says in which encoding. The start of
 #: the server is its identity: any role may read it, and it is another one after a failover to a
-#: standby too, whose counters differ while its system identifier does not. A connection limit of
+#: standby too, whose counters differ while its system identifier does not. A standby that is promoted
+#: goes on under the same start: what it said as a standby is another server's. A connection limit of
 #: -2 marks what an interrupted DROP DATABASE left behind; 0 lets nobody in.
 DISCOVER = """SELECT textsend(datname::text) AS datname, datname = current_database() AS here,
-       extract(epoch FROM pg_postmaster_start_time())::text AS started,
+       extract(epoch FROM pg_postmaster_start_time())::text
+           || CASE WHEN pg_is_in_recovery() THEN ' standby' ELSE '' END AS started,
        has_database_privilege(oid, 'CONNECT') AS open
   FROM pg_database
  WHERE datallowconn AND NOT datistemplate AND datconnlimit NOT IN (-2, 0)
  ORDER BY datname"""
+
+#: What turns the counting of rows off for a database or a role, each as somebody typed it.
+_UNCOUNTED = """SELECT FROM pg_db_role_setting, unnest(setconfig) AS entry
+             WHERE NOT CASE split_part(entry, '=', 1)
+                       WHEN 'track_counts' THEN split_part(entry, '=', 2)::bool END"""
 
 SERVER = Query(
     POSTGRES,
@@ -37,6 +44,54 @@ SERVER = Query(
             "max_connections",
             "Connections allowed, those reserved for superusers included",
             column="current_setting('max_connections')::int",
+        ),
+        Metric(
+            "rights_ok",
+            "1 if the role has the rights of pg_read_all_stats (pg_monitor has them); without them"
+            " the states of other sessions are hidden, and what follows from these is not sent",
+            # USAGE, not MEMBER: what a NOINHERIT member sees is masked.
+            column="pg_has_role('pg_read_all_stats', 'USAGE')::int",
+        ),
+        Metric(
+            "autovacuum", "1 if autovacuum is on", column="current_setting('autovacuum')::bool::int"
+        ),
+        Metric(
+            "track_counts",
+            "1 if changed rows are counted; 0 if that is off here, or for any database or role:"
+            " their rows become dead unseen, and autovacuum is blind",
+            column=f"(current_setting('track_counts')::bool AND NOT EXISTS ({_UNCOUNTED}))::int",
+        ),
+    ),
+)
+
+#: Since when the server has counted rows without a loss: ``since`` of one row, NULL where the role
+#: may not see it. A crash loses all statistics and stamps the cumulative ones of every kind; an
+#: operator may reset one kind, so that the older stamp of two counts. A standby counts no rows until
+#: it is promoted, which leaves no stamp: but the walwriter starts when a server begins to take
+#: writes. After a clean shutdown the statistics are kept, and that is at once.
+COUNTING = """(SELECT CASE WHEN pg_is_in_recovery() THEN kept
+                   WHEN writing IS NULL THEN NULL
+                   WHEN kept >= started OR writing > started + interval '10 seconds'
+                   THEN greatest(kept, writing)
+                   ELSE kept END AS since
+          FROM (SELECT least(b.stats_reset, a.stats_reset) AS kept,
+                       pg_postmaster_start_time() AS started
+                  FROM pg_stat_bgwriter b, pg_stat_archiver a) AS stamps,
+               (SELECT max(backend_start) AS writing
+                  FROM pg_stat_activity WHERE backend_type = 'walwriter') AS writer) AS counting"""
+
+STATISTICS = Query(
+    POSTGRES,
+    "server",
+    sql=f"SELECT {{columns}} FROM {COUNTING}",
+    source=COUNTING,
+    metrics=(
+        Metric(
+            "stats_age_seconds",
+            "Time since the statistics of all tables were lost (crash) or begun (promotion); on a"
+            " standby since the start of its own; not sent without rights_ok",
+            unit="seconds",
+            column="extract(epoch FROM clock_timestamp() - since)::float8",
         ),
     ),
 )

@@ -1,0 +1,112 @@
+"""What a cause is, and what is known when one is looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pgstats.evidence import Client, Holder, Record, Remedy, Sample
+from pgstats.why.heaps import Heap
+from pgstats.why.holders import holders, label
+
+#: Seconds from which on a hold counts though it was seen only once.
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that is known of one cluster.
+
+    ``samples`` are the oldest first, at least one. ``heaps`` are those asked about, or all that are
+    over their threshold; None where nobody looked (in a poll). ``seen`` tells since when each hold
+    has been there, by `holders.label`, as far as anybody remembers.
+    """
+
+    target: str
+    samples: Sequence[Sample]
+    heaps: Sequence[Heap] | None = None
+    seen: Mapping[str, float] = field(default_factory=dict)
+    asked: str = ""
+
+    @property
+    def last(self) -> Sample:
+        """The newest sample."""
+        return self.samples[-1]
+
+    def steady(self) -> list[Holder]:
+        """The holders that count, oldest first: the same in all samples, or old enough.
+
+        Never by the age in transactions: one large UPDATE after the snapshot makes that 1.
+        """
+        holds = [{holder.hold for holder in holders(sample)} for sample in self.samples]
+        always = set.intersection(*holds) if len(holds) > 1 else set()
+        return [h for h in holders(self.last) if h.hold in always or self._lasts(h)]
+
+    def began(self, holder: Holder) -> float | None:
+        """When a hold began, or was first seen; None where that is unknown."""
+        known = [when for when in (holder.since, self.seen.get(label(holder))) if when is not None]
+        return min(known, default=None)
+
+    def _lasts(self, holder: Holder) -> bool:
+        began = self.began(holder)
+        if began is None:  # a slot without its standby does not move by itself
+            return holder.cause == "horizon.slot_physical"
+        return self.last.at - began >= PATIENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One cause at work: what proves it, whom it hits, and what would end it.
+
+    ``evidence`` is by the names of the columns it comes from; ``values`` are further words for the
+    texts. ``tables`` are written database.schema.table. ``alone`` says how many rows could go if
+    this alone ended (None: nobody knows), ``next`` who holds them then.
+    """
+
+    cause: Cause
+    severity: str
+    evidence: Record
+    values: Record = field(default_factory=dict)
+    tables: tuple[str, ...] = ()
+    rows: int = 0
+    holder: Holder | None = None
+    since: float | None = None
+    since_known: bool = False
+    witnesses: int = 0
+    root: str = ""
+    alone: int | None = None
+    next: str = ""
+    client: Client | None = None
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One reason why dead rows stay.
+
+    ``detect`` finds it in a `Case`. ``summary``, ``remedies`` and ``prevention`` are templates over
+    evidence and values (`words.filled`). A ``cheap`` one needs no heaps, and is counted at every
+    poll. ``severities`` are all it can have, the usual one first; ``needs`` are the views without
+    which nobody can tell.
+    """
+
+    id: str
+    help: str
+    severities: tuple[str, ...]
+    detect: Callable[[Cause, Case], Iterable[Found]]
+    summary: str
+    remedies: tuple[Remedy, ...] = ()
+    prevention: tuple[str, ...] = ()
+    cheap: bool = False
+    needs: tuple[str, ...] = ()
+    since: int = 0
+    until: int = 0
+
+    @property
+    def severity(self) -> str:
+        """The usual severity."""
+        return self.severities[0]
+
+    def on(self, version: int) -> bool:
+        """Whether a server of that version can have it."""
+        return self.since <= version and not 0 < self.until <= version

@@ -1,0 +1,61 @@
+"""A heap over all samples: a table, a materialized view, a partition, or the TOAST of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pgstats.evidence import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Heap:
+    """One heap of a database; ``rows`` are what the samples say of it, the oldest first."""
+
+    database: str
+    rows: Sequence[Record]
+
+    def __getitem__(self, column: str) -> Any:
+        return self.rows[-1].get(column)
+
+    @property
+    def name(self) -> str:
+        """As one calls it within its database: schema.table."""
+        return f"{self['schema']}.{self['name']}"
+
+    @property
+    def title(self) -> str:
+        """As one asks about it: database.schema.table, of the table that owns it."""
+        schema, name = self["owner_schema"] or self["schema"], self["owner_name"] or self["name"]
+        return f"{self.database}.{schema}.{name}"
+
+    @property
+    def dead(self) -> int:
+        """Dead rows, estimated by the server."""
+        return int(self["n_dead_tup"] or 0)
+
+    @property
+    def over(self) -> bool:
+        """Whether the dead rows are more than autovacuum's threshold."""
+        threshold = self["threshold"]
+        return threshold is not None and self.dead > threshold
+
+    @property
+    def vacuumed(self) -> bool:
+        """Whether a vacuum ended between the samples."""
+        first, last = self.rows[0], self.rows[-1]
+        names = ("vacuum_count", "autovacuum_count")
+        return any((last.get(name) or 0) > (first.get(name) or 0) for name in names)
+
+    @property
+    def last_vacuum(self) -> float | None:
+        """When it was last vacuumed, by hand or not; None for never."""
+        times = [self[name] for name in ("last_vacuum", "last_autovacuum") if self[name]]
+        return max(times, default=None)
+
+    @property
+    def is_catalog(self) -> bool:
+        """Whether slots of logical replication hold it as well: a catalog or what acts as one."""
+        owner = self["owner_schema"] or self["schema"]
+        return owner == "pg_catalog" or bool(self["user_catalog_table"])

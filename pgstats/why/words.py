@@ -1,0 +1,177 @@
+"""Words and numbers for people, and SQL text that can be pasted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from string import Formatter
+from typing import Any
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_$]*\Z")
+#: Words that must be quoted where a name is meant: those of the keyword list that a name may meet.
+_RESERVED = frozenset(
+    [
+        "all",
+        "analyse",
+        "analyze",
+        "and",
+        "any",
+        "array",
+        "as",
+        "asc",
+        "asymmetric",
+        "authorization",
+        "between",
+        "binary",
+        "both",
+        "case",
+        "cast",
+        "check",
+        "collate",
+        "collation",
+        "column",
+        "concurrently",
+        "constraint",
+        "create",
+        "cross",
+        "current_catalog",
+        "current_date",
+        "current_role",
+        "current_schema",
+        "current_time",
+        "current_timestamp",
+        "current_user",
+        "default",
+        "deferrable",
+        "desc",
+        "distinct",
+        "do",
+        "else",
+        "end",
+        "except",
+        "false",
+        "fetch",
+        "for",
+        "foreign",
+        "freeze",
+        "from",
+        "full",
+        "grant",
+        "group",
+        "having",
+        "ilike",
+        "in",
+        "initially",
+        "inner",
+        "intersect",
+        "into",
+        "is",
+        "isnull",
+        "join",
+        "lateral",
+        "leading",
+        "left",
+        "like",
+        "limit",
+        "localtime",
+        "localtimestamp",
+        "natural",
+        "not",
+        "notnull",
+        "null",
+        "offset",
+        "on",
+        "only",
+        "or",
+        "order",
+        "outer",
+        "overlaps",
+        "placing",
+        "primary",
+        "references",
+        "returning",
+        "right",
+        "select",
+        "session_user",
+        "similar",
+        "some",
+        "symmetric",
+        "system_user",
+        "table",
+        "tablesample",
+        "then",
+        "to",
+        "trailing",
+        "true",
+        "union",
+        "unique",
+        "user",
+        "using",
+        "variadic",
+        "verbose",
+        "when",
+        "where",
+        "window",
+        "with",
+        "values",
+        "coalesce",
+        "exists",
+        "extract",
+    ]
+)
+
+
+def identifier(name: str) -> str:
+    """A name as SQL text, quoted where it has to be."""
+    if _PLAIN.match(name) and name not in _RESERVED:
+        return name
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def literal(text: str) -> str:
+    """A string as SQL text."""
+    doubled = text.replace("'", "''")
+    if "\\" not in text:
+        return f"'{doubled}'"
+    escaped = doubled.replace("\\", "\\\\")
+    return f"E'{escaped}'"
+
+
+def lasting(seconds: float) -> str:
+    """A length of time as one says it: 45 s, 12 min 5 s, 3 h 12 min, 2 d 4 h."""
+    whole = max(0, int(seconds))
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    parts: list[tuple[int, str]] = []
+    for name, size in units:
+        count, whole = divmod(whole, size)
+        if count or (parts and len(parts) < 2):
+            parts.append((count, name))
+    told = [f"{count} {name}" for count, name in parts[:2] if count]
+    return " ".join(told) or "0 s"
+
+
+def counted(number: float) -> str:
+    """A number with its thousands parted."""
+    return f"{number:,.0f}"
+
+
+def several(count: int, one: str, many: str = "") -> str:
+    """A count with its noun."""
+    return f"{counted(count)} {one if count == 1 else many or one + 's'}"
+
+
+class _Template(Formatter):
+    """`str.format` with conversions for SQL: ``!i`` an identifier, ``!l`` a literal."""
+
+    def convert_field(self, value: Any, conversion: str | None) -> Any:
+        if conversion == "i":
+            return identifier(str(value))
+        if conversion == "l":
+            return literal(str(value))
+        return super().convert_field(value, conversion)
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """A template of a `Cause` with its values filled in."""
+    return _Template().vformat(template, (), values)
