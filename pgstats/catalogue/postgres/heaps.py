@@ -1,0 +1,181 @@
+"""What autovacuum sees of each heap of a database, and what it decides: SQL to build upon.
+
+A heap is what holds rows: a table, a materialized view, or the TOAST table of one of them. The
+rules are those of relation_needs_vacanalyze in PostgreSQL's autovacuum.c, in its own arithmetic
+(single precision), so that ``ratio > 1`` is its decision and not an estimate of it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+#: Heaps that are no catalogs, nor their TOAST; for the ``where`` of `heaps`.
+USER = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_toast'"
+
+
+class _Parameter(NamedTuple):
+    """One of autovacuum's parameters: a setting, which an option of a heap can override.
+
+    ``option`` is the storage parameter's name where it is not the setting's. A server before
+    ``since`` has neither, and does as if it were ``before``.
+    """
+
+    name: str
+    type: str = "int"
+    option: str = ""
+    since: int = 0
+    before: str = ""
+
+    def setting(self, version: int) -> str:
+        """Its setting as a column of its name."""
+        value = f"current_setting('{self.name}')" if version >= self.since else self.before
+        return f"{value}::{self.type} AS {self.name}"
+
+    def given(self) -> str:
+        """Its option as a number, which stands as somebody typed it: off, no, 0, 1e3, 0x32."""
+        value = "value::bool::int" if self.type == "bool" else "value::float8"
+        return f"max({value}) FILTER (WHERE name = '{self.option or self.name}')"
+
+
+_PARAMETERS = (
+    _Parameter("autovacuum", "bool", "autovacuum_enabled"),
+    _Parameter("autovacuum_vacuum_threshold"),
+    _Parameter("autovacuum_vacuum_scale_factor", "float4"),
+    _Parameter("autovacuum_vacuum_max_threshold", since=180000, before="-1"),
+    _Parameter("autovacuum_vacuum_insert_threshold"),
+    _Parameter("autovacuum_vacuum_insert_scale_factor", "float4"),
+    _Parameter("autovacuum_freeze_max_age"),
+    _Parameter("autovacuum_multixact_freeze_max_age"),
+)
+
+#: Each parameter's option as an element of the array that holds a heap's.
+_OPTION = {parameter.name: f"options[{at}]" for at, parameter in enumerate(_PARAMETERS, 1)}
+
+#: Options are looked into only where there are any, which is seldom.
+_OPTIONS = f"""CASE WHEN coalesce(c.reloptions, o.reloptions) IS NOT NULL THEN (
+           SELECT ARRAY[{", ".join(parameter.given() for parameter in _PARAMETERS)}]
+             FROM pg_options_to_table(coalesce(c.reloptions, o.reloptions)) AS option(name, value)
+         )::float8[] END"""
+
+
+def _holds(name: str) -> str:
+    """A parameter as it holds for a heap, in single precision as the server has it."""
+    return f"coalesce({_OPTION[name]}::float4, {name})"
+
+
+def _part(rows: str, threshold: str) -> str:
+    """Rows by their threshold, NULL where that is; more than none are more than a threshold of 0.
+
+    Half a row counts as a threshold below, so that the ratio is a number and above 1 then.
+    """
+    least = f"CASE WHEN {threshold} < 0.5 THEN 0.5 ELSE {threshold} END"
+    return f"{rows}::float4::float8 / {least}"
+
+
+#: The partitions below each topmost partitioned table. Nothing is looked up where there are none.
+_TREE = """tree AS (
+    SELECT i.inhrelid AS oid, i.inhparent AS root
+      FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
+     WHERE p.relkind = 'p' AND NOT p.relispartition
+     UNION ALL
+    SELECT i.inhrelid, tree.root FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
+)"""
+
+_THRESHOLD = (
+    f"{_holds('autovacuum_vacuum_threshold')}"
+    f" + {_holds('autovacuum_vacuum_scale_factor')} * reltuples"
+)
+_CAP = _holds("autovacuum_vacuum_max_threshold")
+_INSERT_THRESHOLD = (
+    f"{_holds('autovacuum_vacuum_insert_threshold')}"
+    f" + {_holds('autovacuum_vacuum_insert_scale_factor')} * reltuples * unfrozen"
+)
+
+
+def heaps(version: int, where: str = "true") -> str:
+    """Common table expressions for ``WITH RECURSIVE``, of which the last one is ``heap``.
+
+    One row for each heap that meets ``where``, a condition on ``c`` (its row in pg_class), ``o``
+    (the row of the table that it belongs to, if it is a TOAST table) and ``n`` (the schema of the
+    table). No relation is locked. The columns of ``heap``:
+
+    ====================== ====================================================================
+    oid, relkind           of the heap: r table, m materialized view, t TOAST
+    owner                  oid of the table that a TOAST table belongs to; else its own
+    root                   oid of the topmost partitioned table above the owner; else the owner
+    schema, name           of the heap itself: of TOAST ``pg_toast``, ``pg_toast_16385``
+    owner_schema           of the owner
+    owner_name             of the owner
+    persistent             relpersistence: p permanent, u unlogged, t temporary
+    n_live_tup             rows, estimated
+    n_dead_tup             rows, estimated
+    n_ins_since_vacuum     rows, estimated
+    n_mod_since_analyze    rows, estimated
+    reltuples              rows at the last vacuum or analyze; 0 where there was none
+    relpages               pages at the last vacuum or analyze
+    relallfrozen           of them all-frozen; 0 before 18
+    enabled                whether its options let autovacuum come. A TOAST table has options of
+                           its own or, with none at all, those of its table
+    threshold              more dead rows than this trigger a vacuum
+    insert_threshold       more inserted rows than this trigger one; NULL for never
+    xid_age, mxid_age      xids, mxids since the oldest unfrozen one; NULL where there is none
+    xid_limit, mxid_limit  the ages above which a vacuum is forced. The server lowers the second
+                           while members of multixacts fill up, which it does not tell
+    dead_ratio             n_dead_tup by threshold
+    insert_ratio           n_ins_since_vacuum by insert_threshold; NULL for never
+    freeze_ratio           the larger one of both ages by their limits
+    ratio                  the largest of those that can trigger a vacuum now: freeze_ratio alone
+                           where autovacuum is off, for the heap or for all, or nothing is counted.
+                           NULL for a temporary table, which is never vacuumed for its session
+    ====================== ====================================================================
+
+    A heap that has no statistics is skipped by autovacuum unless forced: its counts, and so the
+    ratios of them, are 0.
+    """
+    frozen = "least(c.relallfrozen, c.relpages)" if version >= 180000 else "0"
+    settings = ", ".join(parameter.setting(version) for parameter in _PARAMETERS)
+    # OFFSET 0 keeps what a level has computed: the next one would compute it wherever it is named.
+    return f"""setting AS MATERIALIZED (
+  SELECT {settings}, current_setting('track_counts')::bool AS track_counts
+), {_TREE}, heap AS (
+  SELECT *, CASE WHEN persistent <> 't' THEN greatest(freeze_ratio,
+              CASE WHEN enabled AND autovacuum AND track_counts
+                   THEN greatest(dead_ratio, insert_ratio) END) END AS ratio
+    FROM (
+  SELECT *, {_part("n_dead_tup", "threshold")} AS dead_ratio,
+         {_part("n_ins_since_vacuum", "insert_threshold")} AS insert_ratio,
+         greatest(xid_age::float8 / xid_limit, mxid_age::float8 / mxid_limit) AS freeze_ratio
+    FROM (
+  SELECT *, coalesce({_OPTION["autovacuum"]} <> 0, true) AS enabled,
+         CASE WHEN {_CAP} >= 0 THEN least({_THRESHOLD}, {_CAP}) ELSE {_THRESHOLD}
+         END::float8 AS threshold,
+         CASE WHEN {_holds("autovacuum_vacuum_insert_threshold")} >= 0 THEN {_INSERT_THRESHOLD}
+         END::float8 AS insert_threshold,
+         least({_OPTION["autovacuum_freeze_max_age"]}, autovacuum_freeze_max_age) AS xid_limit,
+         least({_OPTION["autovacuum_multixact_freeze_max_age"]},
+               autovacuum_multixact_freeze_max_age) AS mxid_limit
+    FROM setting, (
+  SELECT c.oid, c.relkind, coalesce(o.oid, c.oid) AS owner,
+         coalesce(tree.root, o.oid, c.oid) AS root,
+         CASE WHEN o.oid IS NULL THEN n.nspname ELSE 'pg_toast' END AS schema, c.relname AS name,
+         n.nspname AS owner_schema, coalesce(o.relname, c.relname) AS owner_name,
+         c.relpersistence AS persistent,
+         pg_stat_get_live_tuples(c.oid) AS n_live_tup,
+         pg_stat_get_dead_tuples(c.oid) AS n_dead_tup,
+         pg_stat_get_ins_since_vacuum(c.oid) AS n_ins_since_vacuum,
+         pg_stat_get_mod_since_analyze(c.oid) AS n_mod_since_analyze,
+         greatest(c.reltuples, 0) AS reltuples, c.relpages, {frozen} AS relallfrozen,
+         CASE WHEN c.relpages > 0 THEN 1 - {frozen}::float4 / c.relpages::float4 ELSE 1
+         END::float4 AS unfrozen,
+         nullif(age(c.relfrozenxid), 2147483647) AS xid_age,
+         nullif(mxid_age(c.relminmxid), 2147483647) AS mxid_age,
+         {_OPTIONS} AS options
+    FROM pg_class c
+         LEFT JOIN pg_class o ON c.relkind = 't' AND o.reltoastrelid = c.oid
+         JOIN pg_namespace n ON n.oid = coalesce(o.relnamespace, c.relnamespace)
+         LEFT JOIN tree ON tree.oid = coalesce(o.oid, c.oid)
+   WHERE c.relkind IN ('r', 'm', 't') AND ({where})
+  OFFSET 0) AS seen
+  OFFSET 0) AS judged
+  OFFSET 0) AS measured
+)"""
