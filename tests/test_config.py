@@ -19,8 +19,7 @@ from psycopg2.extensions import parse_dsn as libpq_parse
 
 from pgstats.catalogue import COLLECTED
 from pgstats.config import Config, load, loading, show
-from pgstats.config.settings import SECTIONS, available
-from pgstats.config.values import later
+from pgstats.config.settings import SECTIONS
 from pgstats.errors import ConfigError
 from pgstats.model import PGBOUNCER, POSTGRES
 
@@ -222,7 +221,7 @@ def test_option_beats_environment_beats_file(tmp_path: Path) -> None:
 
 
 def test_every_option_can_come_from_the_environment() -> None:
-    options = {setting.option for section in SECTIONS for setting in available(section)} - {""}
+    options = {setting.option for section in SECTIONS for setting in SECTIONS[section]} - {""}
     assert options == {"prefix", "interval", "state", "statsd", "dialect"}
     texts = {
         "PREFIX": "p",
@@ -449,7 +448,6 @@ PLANTED = {
         ('databases = "app"', "postgres.databases: must be a list of strings"),
         ('timeout = "0s"', "postgres.timeout: must be a duration above 0"),
         ('exclude_tables = ["${UNSET}"]', "postgres.exclude_tables: needs .* UNSET, which is not"),
-        ('from_pgbouncer = "a"', "postgres.from_pgbouncer: is not available in this version"),
         ('"password_file" = ["x"]', "postgres.password_file: must be a string"),
     ],
 }
@@ -495,7 +493,6 @@ def test_all_faults_are_told_in_one_run_with_their_lines(
         ('postgres = "host=x"', "1: postgres: must be a section: [[postgres]]"),
         ('postgres = [\n  "host=x" ]', "1: postgres: must be a section: [[postgres]]"),
         ('[[postgress]]\ndsn = "host=x"', "1: postgress: unknown key"),
-        ('\n[[query]]\nname = "x"', "2: query: is not available in this version"),
         ('\n[statsd.url]\nhost = "x"', '2: statsd.url: must be "udp://HOST:PORT"'),
         ("\nstatsd.rate = -1", "2: statsd.rate: must be a whole number"),
         ('\n[statsd]\ntags.le = "x"', "3: statsd.tags.le: is a key that"),
@@ -711,7 +708,7 @@ def test_every_setting_is_explained_and_its_default_is_valid() -> None:
         assert len({setting.key for setting in settings}) == len(settings)
         for setting in settings:
             assert setting.help
-            if setting.default is not None and setting.parse is not later:
+            if setting.default is not None:
                 setting.parse(setting.default)
 
 

@@ -31,7 +31,7 @@ def settings_table() -> str:
     }
     rows = []
     for section in settings.SECTIONS:
-        for setting in settings.available(section):
+        for setting in settings.SECTIONS[section]:
             if setting.key in shared and section == "pgbouncer":
                 rows.append(("any target", setting))
             elif setting.key not in shared or section not in settings.FAMILIES:

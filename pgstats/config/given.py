@@ -133,8 +133,7 @@ class Givers(NamedTuple):
         for setting in SECTIONS[section.name]:
             given = self._outside(setting) or section.given.get(setting.key)
             entry = self._parsed(setting, given) if given else None
-            if setting.parse is not values.later:
-                entries[setting.key] = entry or _default(setting, given)
+            entries[setting.key] = entry or _default(setting, given)
         return entries
 
     def section(self, name: str, at: Keys, table: object) -> Section:
@@ -155,10 +154,14 @@ class Givers(NamedTuple):
         for level in self.levels():
             if named := [one for family in FAMILIES for one in level.targets(family)]:
                 return named
-        return [self.section(*written) for family in FAMILIES for written in self._written(family)]
+        return [section for family in FAMILIES for section in self.written(family)]
+
+    def written(self, name: str) -> list[Section]:
+        """The sections of a name that the file may have several of."""
+        return [self.section(*written) for written in self._written(name)]
 
     def _written(self, family: str) -> Iterator[tuple[str, Keys, object]]:
-        """The sections of a family in the file."""
+        """Those sections as they stand in the file."""
         tables = self.file.data.get(family, [])
         if isinstance(tables, list):
             yield from ((family, (family, index), table) for index, table in enumerate(tables))

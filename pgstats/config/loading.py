@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from pgstats.config import document, dsn, values
 from pgstats.config.document import Document
 from pgstats.config.given import Entries, Entry, Faults, Givers, Outside, Section, by_dsn
-from pgstats.config.settings import STATSD, TOP
+from pgstats.config.questions import Asked, Putting, questions
+from pgstats.config.settings import QUERY, STATSD, TOP
 from pgstats.errors import ConfigError
-from pgstats.model import POSTGRES, Target
+from pgstats.model import PGBOUNCER, POSTGRES, Target
 
 DEFAULT_FILE = "/etc/pgstats/pgstats.toml"
 DEFAULT_STATE = "/var/lib/pgstats/state"
@@ -89,23 +90,64 @@ def load(
     targets = [_target(givers, section, top["interval"]) for section in sections]
     _name(targets, givers, parse_dsn)
     _take_passwords(targets, environ)
+    families = [section.name for section in sections]
+    _check_fronts(targets, givers, families)
+    listed = bool(sections) and sections[0].source is file
+    shared = statsd["tags"].value
+    asked = [
+        Asked(family, one["name"].value, {**shared, **one["tags"].value})
+        for family, one in zip(families, targets, strict=True)
+    ]
+    puttings = questions(givers, asked, listed=listed)
     if not sections and not faults.found:
         raise ConfigError(_nothing_to_poll(file.path))
     if faults.found:
         raise ConfigError(faults.lines()) from cause
-    families = [section.name for section in sections]
     passfile = _credential(_PASSFILE, environ)
     return Config(
         **_values(top),
         statsd=Statsd(**_values(statsd)),
-        targets=tuple(
-            Target(family=family, passfile=passfile, **_values(entries))
-            for family, entries in zip(families, targets, strict=True)
-        ),
+        targets=_targets(families, targets, puttings, passfile),
         path=file.path,
-        inventory=str(Path(file.path).absolute()) if sections[0].source is file else "",
-        settings=_settings([TOP, STATSD, *families], [top, statsd, *targets]),
+        inventory=str(Path(file.path).absolute()) if listed else "",
+        settings=_settings(
+            [TOP, STATSD, *families, *[QUERY] * len(puttings)],
+            [top, statsd, *targets, *(putting.entries for putting in puttings)],
+        ),
     )
+
+
+def _targets(
+    families: list[str], targets: list[Entries], puttings: list[Putting], passfile: str
+) -> tuple[Target, ...]:
+    """The targets, each with what is put to it and with the PgBouncer that knows where it is."""
+    found: dict[str, Target] = {}
+    for family, entries in sorted(zip(families, targets, strict=True), key=_fronts_first):
+        given = _values(entries)
+        front = found.get(given.pop("from_pgbouncer", ""))
+        asked = tuple(one.question for one in puttings if given["name"] in one.targets)
+        found[given["name"]] = Target(
+            family=family, passfile=passfile, front=front, questions=asked, **given
+        )
+    return tuple(found[entries["name"].value] for entries in targets)
+
+
+def _fronts_first(target: tuple[str, Entries]) -> bool:
+    return target[0] != PGBOUNCER
+
+
+def _check_fronts(targets: list[Entries], givers: Givers, families: list[str]) -> None:
+    """Every `from_pgbouncer` names a PgBouncer."""
+    fronts = [
+        entries["name"].value
+        for family, entries in zip(families, targets, strict=True)
+        if family == PGBOUNCER
+    ]
+    for entry in (entries.get("from_pgbouncer") for entries in targets):
+        if entry and entry.given and entry.value and entry.value not in fronts:
+            there = f"there are {', '.join(fronts)}" if fronts else "there is none"
+            text = f'"{entry.value}" is no [[pgbouncer]]; {there}'
+            givers.faults.add(entry.given.source, entry.given.at, text)
 
 
 def _settings(
@@ -113,7 +155,14 @@ def _settings(
 ) -> tuple[tuple[str, tuple[Shown, ...]], ...]:
     """What `show` prints of each section."""
     return tuple(
-        (name, tuple(Shown(key, entry.shown, entry.origin) for key, entry in entries.items()))
+        (
+            name,
+            tuple(
+                Shown(key, entry.shown, entry.origin)
+                for key, entry in entries.items()
+                if entry.shown is not None
+            ),
+        )
         for name, entries in zip(names, sections, strict=True)
     )
 
@@ -149,12 +198,23 @@ def _target(givers: Givers, section: Section, interval: Entry) -> Entries:
     if entries["password_file"].value and entries["password_command"].value:
         at = (*section.at, "password_command")
         givers.faults.add(section.source, at, "cannot stand beside password_file: choose one")
-    if "dsn" not in section.given:
+    if "from_pgbouncer" in section.given:
+        _found_by_front(givers, section, entries)
+    elif "dsn" not in section.given:
         text = 'is missing: where is the server? For example dsn = "host=10.0.0.5 user=pgstats"'
         givers.faults.add(section.source, (*section.at, "dsn"), text)
     command = entries["password_command"]
     entries["password_command"] = command._replace(shown=values.first_word(command.shown))
     return entries
+
+
+def _found_by_front(givers: Givers, section: Section, entries: Entries) -> None:
+    """What is different where a PgBouncer tells host and port: no DSN is needed, but a name."""
+    if "dsn" not in section.given:
+        entries["dsn"] = Entry("", "")
+    if "name" not in section.given:
+        text = "is missing: a target whose host comes from a PgBouncer is named by you"
+        givers.faults.add(section.source, (*section.at, "name"), text)
 
 
 def _name(targets: list[Entries], givers: Givers, parse_dsn: ParseDsn) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from pgstats import catalogue
-from pgstats.config import values
+from pgstats.config import statement, values
 from pgstats.config.values import Parser
 from pgstats.model import PGBOUNCER, POSTGRES
 
 TOP = ""
 STATSD = "statsd"
+QUERY = "query"
 FAMILIES = (PGBOUNCER, POSTGRES)
 
-#: Keys that a receiver drops or breaks on, then those that pgstats sets itself.
-RESERVED_TAGS = frozenset(
-    {"name", "units", "family", "metric_type", "le", "quantile"}
-    | {"target", "peer", "database", "user", "schema", "table", "reason", "holder"}
+#: Keys that a receiver drops or breaks on, then those that tell targets apart.
+RESERVED = frozenset(
+    {"name", "units", "family", "metric_type", "le", "quantile"} | {"target", "peer"}
+)
+#: All keys that pgstats sets itself.
+RESERVED_TAGS = RESERVED | frozenset(
+    {"database", "user", "schema", "table", "reason", "holder"}
     | {label for query in catalogue.QUERIES for label in query.labels}
 )
 
@@ -65,7 +68,6 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("prefix", values.prefix, "pgstats", "first part of every name", "prefix"),
         Setting("interval", values.duration, "10s", "time between polls", "interval"),
         Setting("state", values.path, None, "what one-shot runs remember between polls", "state"),
-        Setting("query", values.later, None, "questions of one's own"),
     ),
     STATSD: (
         Setting("url", values.url, "udp://127.0.0.1:8125", "where statsd listens", "statsd"),
@@ -114,24 +116,41 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("tables", values.budget, 50, "tables shown of each database, the rest folded"),
         Setting("exclude_tables", values.texts, [], "globs of SCHEMA.TABLE that are always folded"),
         Setting("pooled", values.flag, False, "the DSN goes through a transaction-mode pool"),
-        Setting("from_pgbouncer", values.later, None, "PgBouncer to take host and port from"),
+        Setting(
+            "from_pgbouncer",
+            values.text,
+            "",
+            "name of the `[[pgbouncer]]` whose SHOW DATABASES tells host, port and databases",
+        ),
+    ),
+    QUERY: (
+        Setting("name", values.name, None, "unique, the group in every name"),
+        Setting("sql", statement.select, None, "one SELECT, schemas written out", secret=True),
+        Setting("labels", values.columns(RESERVED), [], "columns that tell the rows apart"),
+        Setting("metrics", values.columns(frozenset()), [], "columns that become gauges"),
+        Setting("target", values.one_or_more, None, "`[[postgres]]` asked, by name; else every"),
+        Setting(
+            "databases",
+            values.texts,
+            [],
+            "globs over the target's databases, as label `database`; else the DSN's own is asked",
+        ),
+        Setting("interval", values.duration, None, "time between two askings; else every poll"),
+        Setting("rows", values.whole(1, 10000), 100, "rows sent at most, the first of the answer"),
     ),
 }
-
-
-def available(section: str) -> Iterable[Setting]:
-    """The settings of a section that this version understands, in order."""
-    return (setting for setting in SECTIONS[section] if setting.parse is not values.later)
+#: Sections that a file may have several of.
+SEVERAL = (*FAMILIES, QUERY)
 
 
 def heading(section: str) -> str:
     """How a section is headed in a file."""
-    return f"[[{section}]]" if section in FAMILIES else f"[{section}]" if section else ""
+    return f"[[{section}]]" if section in SEVERAL else f"[{section}]" if section else ""
 
 
 def unknown(section: str, key: str) -> str:
     """What to say about a key that a section does not have: what it has, and what is nearest."""
-    own = [setting.key for setting in available(section)]
+    own = [setting.key for setting in SECTIONS[section]]
     below = [other for other in SECTIONS if other] if section == TOP else []
     allowed = ", ".join(own + [heading(other) for other in below])
     hint = _home(key) or values.did_you_mean(key, own + below)
@@ -140,6 +159,6 @@ def unknown(section: str, key: str) -> str:
 
 def _home(key: str) -> str:
     """The end of a fault that says which section a key belongs to, "" for none."""
-    homes = [home for home in SECTIONS if key in (setting.key for setting in available(home))]
+    homes = [home for home in SECTIONS if key in (setting.key for setting in SECTIONS[home])]
     places = (heading(home) or "the top of the file, above all sections" for home in homes)
     return f"; it belongs to {' or '.join(places)}" if homes else ""

@@ -152,6 +152,38 @@ def texts(value: object) -> tuple[str, ...]:
     return tuple(map(text, value))
 
 
+def one_or_more(value: object) -> tuple[str, ...]:
+    """A string, or a list of strings."""
+    return (text(value),) if isinstance(value, str) and value else texts(value)
+
+
+def columns(reserved: frozenset[str]) -> Parser:
+    """A list of columns, each once, whose names are fit for the wire and not reserved."""
+
+    def parse(value: object) -> tuple[str, ...]:
+        names = texts(value)
+        faults = [fault for fault in (_column_fault(name, reserved) for name in names) if fault]
+        if faults:
+            raise Wrong(faults[0])
+        if len(set(names)) < len(names):
+            raise Wrong("must name each column once")
+        return names
+
+    return parse
+
+
+def _column_fault(name: str, reserved: frozenset[str]) -> str:
+    """What is wrong with a column; unlike other values it is no secret and can be repeated."""
+    if not _TAG.fullmatch(name):
+        return (
+            "must be columns of lower-case letters, digits and _, a letter first: in the SQL, "
+            "AS gives a column another name"
+        )
+    if name in reserved:
+        return f'"{name}" is a key that pgstats or a receiver uses itself; rename it with AS'
+    return ""
+
+
 def prefix(value: object) -> str:
     """What every metric's name starts with."""
     if not isinstance(value, str) or not _PREFIX.fullmatch(value):
@@ -223,8 +255,3 @@ def first_word(value: object) -> str:
     """A command as it may be shown: what follows its first word may be secret."""
     words = list(value) if isinstance(value, list) else str(value).split()
     return " ".join(words) if len(words) < 2 else f"{words[0]} …"
-
-
-def later(_: object) -> None:
-    """What a later version of pgstats will understand."""
-    raise Wrong("is not available in this version")
