@@ -31,6 +31,15 @@ class AskError(PgstatsError):
         self.remedy = remedy
 
 
+class UnknownName(PgstatsError):
+    """There is no table of that name; ``nearest`` are those most like it."""
+
+    def __init__(self, name: str, nearest: list[str]) -> None:
+        hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+        super().__init__(f"there is no table {name}{hint}")
+        self.nearest = nearest
+
+
 class ShipError(PgstatsError):
     """The statsd address cannot be used at all."""
 

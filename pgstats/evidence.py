@@ -74,6 +74,20 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """The table that somebody asks about; without a schema given it may be in several."""
+
+    database: str
+    schemas: tuple[str, ...]
+    table: str
+
+    @property
+    def title(self) -> str:
+        """As it is written in a report: database.schema.table."""
+        return ".".join((self.database, "|".join(self.schemas), self.table))
+
+
+@dataclass(frozen=True, slots=True)
 class Holder:
     """Somebody who keeps dead rows from being removed.
 

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 from pgstats.ask.failure import failure
+from pgstats.ask.globs import chosen
+from pgstats.ask.password import Secret
 from pgstats.ask.session import Session
-from pgstats.catalogue.evidence import VIEWS
-from pgstats.errors import AskError
-from pgstats.evidence import Record, Sample, View
-from pgstats.model import Failure
+from pgstats.catalogue.evidence import FIND, NAMES, VIEWS, heap_view
+from pgstats.catalogue.postgres import DISCOVER
+from pgstats.errors import AskError, UnknownName
+from pgstats.evidence import Asked, Record, Sample, View
+from pgstats.model import Failure, Target
 
 #: What every poll reads.
 ALWAYS = tuple(view for view in VIEWS if view.always)
+#: Seconds a server may take to end the backend of a database that was visited.
+HANG_UP = 0.2
+#: Tables that are named where the one asked for does not exist.
+_NEAREST = 3
 
 
 def sample(
-    session: Session,
-    views: Iterable[View] = ALWAYS,
-    *,
-    relations: Sequence[int] = (),
-    heaps: dict[str, Sequence[Record]] | None = None,
+    session: Session, views: Iterable[View] = ALWAYS, *, relations: Sequence[int] = ()
 ) -> Sample:
     """One sample; a view that cannot be read is missing from it, with the reason.
 
     ``relations`` are the oids of heaps and indexes on which every lock is of interest. Raises
-    `AskError` only where nothing at all can be read.
+    `AskError` only where the connection is gone.
     """
     found: dict[str, Sequence[Record]] = {}
     missing: dict[str, Failure] = {}
@@ -34,15 +41,154 @@ def sample(
         if session.version < view.since:
             continue
         try:
-            found[view.name] = records(session, view, relations=list(relations))
+            found[view.name] = _records(session, view, relations=list(relations))
         except AskError as error:
-            if not found and session.closed:
+            if session.closed:
                 raise
             missing[view.name] = failure(error)
-    return Sample(session.version, found, heaps or {}, missing)
+    return Sample(session.version, found, missing=missing)
 
 
-def records(session: Session, view: View, **parameters: Any) -> list[Record]:
+def _records(session: Session, view: View, **parameters: Any) -> list[Record]:
     """The rows of a view."""
     _, rows = session.ask(view.sql, parameters, view.name)
     return [row for (row,) in rows]
+
+
+class Witness:
+    """Takes samples of one cluster, with at most two connections, until closed.
+
+    One is kept to the DSN's database; the other visits one database after the other. Every
+    statement is a transaction of its own, so that nothing is held between samples. Raises `AskError`
+    where the cluster cannot be asked at all.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._secret: Secret | None = None
+        self._kept = self._connect()
+        self._here, self._databases = self._discover()
+        self._owners: dict[str, Sequence[int]] | None = None  # by database; None for all suspects
+        self._relations: set[int] = set()
+
+    def close(self) -> None:
+        """Let go of the kept connection."""
+        self._kept.close()
+
+    def ask_for(self, name: str) -> Asked:
+        """Look at one table from now on, its partitions and their TOAST. Raises `UnknownName`.
+
+        As in SQL, what is not quoted may be meant in lower case; the table of the database that the
+        DSN leads to goes before those of others.
+        """
+        for database, schema, table in _readings(name, self._here, self._databases):
+            with self._visit(database) as session:
+                _, rows = session.ask(
+                    FIND, {"name": table, "schema": schema}, "look-up of the name"
+                )
+            if rows:
+                self._owners = {database: [row[0] for row in rows]}
+                return Asked(database, tuple(rows[0][1]), table)
+        raise UnknownName(name, self._nearest(name))
+
+    def sample(self) -> Sample:
+        """One sample of all views, and of the heaps asked for or in need of a look."""
+        self._kept.until = time.monotonic() + self.target.timeout
+        heaps: dict[str, Sequence[Record]] = {}
+        failures: dict[str, Failure] = {}
+        for database in self._owners if self._owners is not None else self._databases:
+            try:
+                heaps[database] = self._heaps(database)
+            except AskError as error:
+                failures[f"tables of database {database}"] = failure(error)
+        self._narrow(heaps)
+        found = sample(self._kept, VIEWS, relations=sorted(self._relations))
+        return Sample(found.version, found.views, heaps, {**found.missing, **failures})
+
+    def session(self, pid: int) -> Record | None:
+        """What pg_stat_activity says of one session now; None when it has gone."""
+        views = [view for view in VIEWS if view.name == "activity"]
+        rows = sample(self._kept, views).rows("activity")
+        return next((row for row in rows if row["pid"] == pid), None)
+
+    def _heaps(self, database: str) -> Sequence[Record]:
+        owners = None if self._owners is None else self._owners[database]
+        view = heap_view(self._kept.version, asked=owners is not None)
+        with self._visit(database) as session:
+            return _records(session, view, owners=list(owners or ()))
+
+    def _narrow(self, heaps: dict[str, Sequence[Record]]) -> None:
+        """From the first sample on, look at the same heaps: what changes of them is the point."""
+        if self._owners is None:
+            self._owners = {
+                database: sorted({row["owner"] for row in rows})
+                for database, rows in heaps.items()
+                if rows
+            }
+        for rows in heaps.values():
+            for row in rows:
+                self._relations |= {row["oid"], *(row["indexes"] or ())}
+
+    def _connect(self, database: str = "") -> Session:
+        until = time.monotonic() + self.target.timeout
+        self._secret = self._secret or Secret(self.target, until)
+        return Session(self.target, until, database, self._secret)
+
+    def _discover(self) -> tuple[str, list[str]]:
+        _, rows = self._kept.ask(DISCOVER, stage="list of databases")
+        names = [(bytes(row[0]).decode(errors="replace"), row[1], row[3]) for row in rows]
+        here = next((name for name, current, _ in names if current), "")
+        return here, [
+            name
+            for name, _, may in names
+            if name == here or (may and chosen(name, self.target.databases))
+        ]
+
+    @contextmanager
+    def _visit(self, database: str) -> Iterator[Session]:
+        """A session in a database: the kept one, or one for the time being."""
+        if database == self._here:
+            yield self._kept
+            return
+        guest = self._connect(database)
+        try:
+            yield guest
+        finally:
+            guest.close(HANG_UP)
+
+    def _nearest(self, name: str) -> list[str]:
+        """The names most like one that does not exist, in the database that it seems to mean."""
+        *front, tail = _parts(name) or [""]
+        database = next((part for part in front if part in self._databases), self._here)
+        with self._visit(database) as session:
+            _, rows = session.ask(NAMES, {}, "list of tables")
+        names = [row[0] for row in rows]
+        by_table = {one.rpartition(".")[2]: one for one in names}
+        found = get_close_matches(tail, by_table, _NEAREST)
+        return [f"{database}.{by_table[one]}" for one in found]
+
+
+def _readings(
+    name: str, here: str, databases: Sequence[str]
+) -> Iterator[tuple[str, str | None, str]]:
+    """What a name can mean, likeliest first: database, schema (None for any), table."""
+    others = [database for database in databases if database != here]
+    for parts in dict.fromkeys((tuple(_parts(name)), tuple(_parts(name, fold=True)))):
+        *front, table = parts or ("",)
+        if len(front) == 2 and front[0] in databases:
+            yield front[0], front[1], table
+        elif len(front) < 2:
+            schema = front[0] if front else None
+            yield here, schema, table
+            if schema is not None and schema in databases:
+                yield schema, None, table
+            yield from ((database, schema, table) for database in others)
+
+
+def _parts(name: str, *, fold: bool = False) -> list[str]:
+    """The parts of a dotted name; what is quoted is taken as it stands."""
+    found = re.findall(r'"((?:[^"]|"")*)"|([^."]+)', name)
+    return [
+        (plain.lower() if fold else plain) if plain else quoted.replace('""', '"')
+        for quoted, plain in found
+    ]

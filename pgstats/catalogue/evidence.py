@@ -7,6 +7,7 @@ have is simply not there.
 
 from __future__ import annotations
 
+from pgstats.catalogue.postgres.heaps import heaps
 from pgstats.evidence import View
 
 #: Settings that decide whether, when and how fast dead rows are removed.
@@ -64,6 +65,79 @@ def _all_but(columns: str, *instead: str) -> str:
     rest = f"to_jsonb(v) - '{{{columns}}}'::text[]"
     return f"SELECT {rest} || jsonb_build_object({', '.join(instead)})"
 
+
+def _times(*names: str) -> str:
+    """When each kind of vacuum or analyze last ended, and how often it did."""
+    return ", ".join(
+        f"'last_{name}', extract(epoch FROM pg_stat_get_last_{name}_time(h.oid))::float8, "
+        f"'{name}_count', pg_stat_get_{name}_count(h.oid)"
+        for name in names
+    )
+
+
+#: Heaps of `why` at most per database: who has more in need of vacuum has one cause for all.
+MOST = 200
+
+#: Which heaps there is something to say of where nobody asks for one: those with too many dead
+#: rows, and those that were filled once and have lost their statistics. Catalogs begin without any.
+_SUSPECT = """h.n_dead_tup > h.threshold OR h.freeze_ratio > 1 OR (h.reltuples > 0
+       AND h.owner_schema NOT IN ('pg_catalog', 'information_schema') AND h.n_live_tup = 0 AND h.n_dead_tup = 0
+       AND num_nulls(pg_stat_get_last_vacuum_time(h.oid), pg_stat_get_last_autovacuum_time(h.oid),
+           pg_stat_get_last_analyze_time(h.oid), pg_stat_get_last_autoanalyze_time(h.oid)) = 4)"""
+
+
+def heap_view(version: int, *, asked: bool) -> View:
+    """The heaps of one database: those ``asked`` for, with their TOAST, or all in need of a look.
+
+    Rows have the columns of `heaps`, and what else of pg_class and the statistics tells why a
+    vacuum did not come or did not help. The parameter ``owners`` are oids of tables.
+    """
+    where = "coalesce(o.oid, c.oid) = ANY(%(owners)s)" if asked else "true"
+    return View(
+        "heaps",
+        f"""WITH RECURSIVE {heaps(version, where)}
+SELECT to_jsonb(h) - '{{options}}'::text[] || jsonb_build_object(
+       'oid', h.oid::bigint, 'owner', h.owner::bigint, 'root', h.root::bigint,
+       {_times("vacuum", "autovacuum", "analyze", "autoanalyze")},
+       'reloptions', c.reloptions, 'owner_reloptions', t.reloptions,
+       'relnamespace', c.relnamespace::bigint, 'shared', c.relisshared,
+       'bytes', c.relpages::bigint * current_setting('block_size')::int,
+       'index_bytes', (SELECT sum(x.relpages::bigint) * current_setting('block_size')::int
+                         FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+                        WHERE i.indrelid = h.oid),
+       'indexes', (SELECT array_agg(i.indexrelid::bigint) FROM pg_index i WHERE i.indrelid = h.oid))
+  FROM heap h JOIN pg_class c ON c.oid = h.oid JOIN pg_class t ON t.oid = h.owner
+ WHERE {"true" if asked else _SUSPECT}
+ ORDER BY h.n_dead_tup DESC, h.oid LIMIT {MOST}""",
+        always=False,
+        help="counters, options and thresholds of each table",
+    )
+
+
+#: Tables of a name, below them all partitions, and the table that a TOAST table belongs to.
+#: Without ``schema`` in any of them.
+FIND = """WITH RECURSIVE named AS (
+    SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relname = %(name)s AND (n.nspname = %(schema)s OR %(schema)s IS NULL)
+       AND c.relkind IN ('r', 'm', 'p', 't')
+), found AS (
+    SELECT coalesce(o.oid, named.oid) AS oid
+      FROM named LEFT JOIN pg_class o ON named.relkind = 't' AND o.reltoastrelid = named.oid
+     UNION
+    SELECT i.inhrelid FROM found JOIN pg_inherits i ON i.inhparent = found.oid
+      JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+)
+SELECT oid::bigint, (SELECT array_agg(DISTINCT n.nspname::text) FROM named
+                       JOIN pg_class c ON c.oid = named.oid
+                       JOIN pg_namespace n ON n.oid = c.relnamespace) AS schemas
+  FROM found"""
+
+#: Names to choose from where there is no table of the name asked for.
+NAMES = """SELECT n.nspname || '.' || c.relname FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'm', 'p')
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
+ ORDER BY c.oid LIMIT 20000"""
 
 VIEWS = (
     View(

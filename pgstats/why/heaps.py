@@ -59,3 +59,14 @@ class Heap:
         """Whether slots of logical replication hold it as well: a catalog or what acts as one."""
         owner = self["owner_schema"] or self["schema"]
         return owner == "pg_catalog" or bool(self["user_catalog_table"])
+
+    @property
+    def signature(self) -> str:
+        """What the samples show of vacuum and its success here, in a word."""
+        if not self.dead and not self["n_live_tup"] and self["reltuples"] and not self.last_vacuum:
+            return "no_statistics"
+        if not self.dead:
+            return "no_dead_rows"
+        if not self.over:
+            return "below_threshold"
+        return "vacuumed_in_vain" if self.vacuumed else "not_vacuumed"
