@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.failure import failure
 from pgstats.ask.globs import chosen, pattern
+from pgstats.ask.guard import Elsewhere, cut_off, same_server
 from pgstats.ask.password import Secret
 from pgstats.ask.session import Session
 from pgstats.ask.witness import sample
@@ -94,13 +95,13 @@ class PostgresAsker:
     def _ask_all(self, session: Session, poll: Poll, *, standby: bool) -> None:
         try:
             here, names = self._discover(session, poll)
-        except AskError as error:
+            for query in CLUSTER:
+                if query.since <= session.version and not (standby and query.primary_only):
+                    self._ask_one(session, query, names, poll)
+            self._look(session, poll)
+        except AskError as error:  # without the list, or the connection, there is nothing to ask
             poll.failures.append(failure(error))
             return
-        for query in CLUSTER:
-            if query.since <= session.version and not (standby and query.primary_only):
-                self._ask_one(session, query, names, poll)
-        self._look(session, poll)
         if not standby:
             self._walk(session, here, names, poll)
 
@@ -110,16 +111,20 @@ class PostgresAsker:
         try:
             poll.sample = sample(session)
         except AskError as error:
+            if session.closed:
+                raise cut_off(error) from error
             poll.failures.append(failure(error))
         else:
             poll.failures += poll.sample.missing.values()
 
     @staticmethod
     def _ask_one(session: Session, query: Query, names: Sequence[str], poll: Poll) -> None:
-        """One question about the cluster; it fails alone."""
+        """One question about the cluster; it fails alone, unless it takes the connection along."""
         try:
             poll.frames.append(session.answer(query, poll, {"databases": names}))
         except AskError as error:
+            if session.closed:
+                raise cut_off(error) from error
             poll.failures.append(failure(error))
 
     def _discover(self, session: Session, poll: Poll) -> tuple[str, list[str]]:
@@ -161,7 +166,14 @@ class PostgresAsker:
                 cure = "raise timeout or interval, or poll fewer with databases = [...]"
                 poll.failures.append(Failure("databases", "timeout", text, cure))
                 return
-            self._visit(session if name == here else None, name, poll)
+            try:
+                self._visit(session if name == here else None, name, poll)
+            except AskError as error:  # about the server: all other databases would say the same
+                self._first = name
+                poll.failures.append(failure(cut_off(error)))
+                if isinstance(error, Elsewhere):
+                    self.close()  # so that the next poll begins anew
+                return
 
     def _visit(self, session: Session | None, name: str, poll: Poll) -> None:
         """Ask one database; one that lets nobody in is counted and left alone for a while."""
@@ -170,7 +182,7 @@ class PostgresAsker:
             self._refuse(name, why, poll)
             return
         try:
-            guest = session or self._connect(name)
+            guest = session or self._guest(name, poll)
         except AskError as error:
             self._turned_away(name, error, poll)
             return
@@ -183,6 +195,17 @@ class PostgresAsker:
         finally:
             if guest is not session:
                 guest.close(HANG_UP)
+
+    def _guest(self, name: str, poll: Poll) -> Session:
+        """A second connection; a pool may have good reasons to lead to another server."""
+        guest = self._connect(name)
+        try:
+            if not self.target.pooled:
+                same_server(guest, poll.identity)
+        except AskError:
+            guest.close(HANG_UP)
+            raise
+        return guest
 
     @staticmethod
     def _refuse(name: str, why: str, poll: Poll) -> None:
@@ -197,6 +220,9 @@ class PostgresAsker:
             self._refuse(name, str(error), poll)
         elif error.reason != "wrong_database":  # dropped since the list was read: nothing failed
             error.stage = f"{error.stage} to database {name}"
+            gone = error.reason == "refused" and not self.target.pooled
+            if gone or isinstance(error, Elsewhere):
+                raise error
             poll.failures.append(failure(error))
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pgstats.model import POSTGRES, Metric, Query
 
-#: The databases there are. Their names are bytes, since nobody says in which encoding. The start of
-#: the server is its identity: any role may read it, and it is another one after a failover to a
-#: standby too, whose counters differ while its system identifier does not. A standby that is promoted
-#: goes on under the same start: what it said as a standby is another server's. A connection limit of
-#: -2 marks what an interrupted DROP DATABASE left behind; 0 lets nobody in.
-DISCOVER = """SELECT textsend(datname::text) AS datname, datname = current_database() AS here,
-       extract(epoch FROM pg_postmaster_start_time())::text
-           || CASE WHEN pg_is_in_recovery() THEN ' standby' ELSE '' END AS started,
+#: Tells the server that answers from any other: its start, which any role may read, and which is
+#: another one after a failover to a standby too, whose counters differ while its system identifier
+#: does not. A promoted standby goes on under the same start, but is no longer who it was.
+IDENTITY = """extract(epoch FROM pg_postmaster_start_time())::text
+           || CASE WHEN pg_is_in_recovery() THEN ' standby' ELSE '' END"""
+
+#: The databases there are. Their names are bytes, since nobody says in which encoding. A connection
+#: limit of -2 marks what an interrupted DROP DATABASE left behind; 0 lets nobody in.
+DISCOVER = f"""SELECT textsend(datname::text) AS datname, datname = current_database() AS here,
+       {IDENTITY} AS started,
        has_database_privilege(oid, 'CONNECT') AS open
   FROM pg_database
  WHERE datallowconn AND NOT datistemplate AND datconnlimit NOT IN (-2, 0)
@@ -66,9 +68,9 @@ SERVER = Query(
 
 #: Since when the server has counted rows without a loss: ``since`` of one row, NULL where the role
 #: may not see it. A crash loses all statistics and stamps the cumulative ones of every kind; an
-#: operator may reset one kind, so that the older stamp of two counts. A standby counts no rows until
-#: it is promoted, which leaves no stamp: but the walwriter starts when a server begins to take
-#: writes. After a clean shutdown the statistics are kept, and that is at once.
+#: operator may reset one kind, so that the older stamp of two counts. A standby counts no rows
+#: until it is promoted, which leaves no stamp: but the walwriter starts when a server begins to
+#: take writes, which is at once where a clean shutdown has kept the statistics.
 COUNTING = """(SELECT CASE WHEN pg_is_in_recovery() THEN kept
                    WHEN writing IS NULL THEN NULL
                    WHEN kept >= started OR writing > started + interval '10 seconds'
