@@ -132,14 +132,16 @@ def test_a_broken_target_costs_its_own_gauges_and_nothing_else(
         target("postgres", "main", guarded.dsn()),
     )
     bad = target(family, "broken", dsn.format(**addresses))
-    before = set(gauges(pgstats("once", "--dry-run", "--config", config(tmp_path, *good)).stdout))
+    sound = config(tmp_path, *good, statsd=node_statsd.udp)
+    before = set(gauges(pgstats("once", "--dry-run", "--config", sound).stdout))
 
     file = config(tmp_path, bad, *good, statsd=node_statsd.udp)
     done = pgstats("once", "--no-state", "--config", file)
     arrived = node_statsd.gauges()
     mine = f"pgstats.{family}.broken."
     # An attempt at the wrong database leaves a pool behind in the PgBouncer polled beside it.
-    after = set(gauges(pgstats("once", "--dry-run", "--config", config(tmp_path, *good)).stdout))
+    sound = config(tmp_path, *good, statsd=node_statsd.udp)
+    after = set(gauges(pgstats("once", "--dry-run", "--config", sound).stdout))
     assert before <= {n for n in arrived if "broken" not in n} <= after
     assert arrived[f"{mine}up"] == 0
     assert {n: arrived[f"{mine}down.{n}.count"] for n in REASONS} == {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgstats.catalogue.own import LOSSES
 from pgstats.errors import ShipError
-from pgstats.ship import BURST, Pace, Paper, Wire, cut, wire
+from pgstats.lookup import LookupFailed
+from pgstats.ship import Paper, Wire, cut, wire
+from pgstats.ship.base import reason
+from pgstats.ship.kernel import drops
+from pgstats.ship.pace import BURST, FIRST_REST, LONGEST_REST, Pace, Rest
 from pgstats.sink import Sink, series
 from tests.namespace import with_own
 
@@ -61,6 +67,19 @@ def wires() -> Iterator[Callable[..., Wire]]:
 
 
 Wires = Callable[..., Wire]
+
+
+def counted(wire: Wire) -> dict[str, float]:
+    """What a wire has counted, less the time."""
+    return {name: count for name, count in wire.counts.items() if name != "seconds"}
+
+
+def again(wire: Wire, text: str) -> None:
+    """Ship once the receiver is tried again."""
+    until = time.monotonic() + 60
+    while not wire.ship(text, 30):
+        assert time.monotonic() < until, wire.fault
+        time.sleep(0.01)
 
 
 def received(sink: Sink, lines: int, pause: float = 0.0) -> list[str]:
@@ -168,6 +187,39 @@ def test_no_rate_is_no_limit() -> None:
     assert clock.slept == []
 
 
+# ---- resting
+
+
+def test_each_rest_is_longer_up_to_a_limit() -> None:
+    clock = Clock()
+    rest = Rest(clock, chance=lambda: 1.0)
+    fault = OSError("gone")
+    for span in (0.25, 0.5, 1, 2, 4, 8, LONGEST_REST, LONGEST_REST):
+        assert rest.fault() is None
+        rest.begin(fault)
+        clock.now += 0.99 * span
+        assert rest.fault() is fault
+        clock.now += 0.02 * span
+    rest.end()
+    rest.begin(fault)
+    clock.now += FIRST_REST
+    assert rest.fault() is None
+
+
+def test_no_two_rest_alike() -> None:
+    clock = Clock()
+    ends = set()
+    for chance in (0.0, 0.5, 0.9):
+        rest = Rest(clock, chance=lambda: chance)  # noqa: B023
+        rest.begin(OSError())
+        start = clock.now
+        while rest.fault():
+            clock.now += 0.001
+        ends.add(round(clock.now - start, 2))
+    assert len(ends) == 3
+    assert min(ends) >= FIRST_REST / 2
+
+
 # ---- every transport
 
 
@@ -183,7 +235,11 @@ def test_all_lines_arrive(kind: str, urls: dict[str, str], wires: Wires) -> None
         assert sink.values[series("x")] == -7
         assert (sink.bad_lines, ours.fault) == (0, "")
         packets, size = ours.counts["packets"], ours.counts["bytes"]
-    assert ours.counts == {"lines": 1002, "packets": packets, "bytes": size, "errors": 0}
+    assert counted(ours) == {
+        "lines": 1002, "packets": packets, "bytes": size, "errors": 0, "dropped": 0
+    }  # fmt: skip
+    assert ours.counts["seconds"] > 0
+    assert set(ours.drops.values()) == {0}
     assert size + packets == len(LINES) + len("x:0|g\nx:-7|g\n")
 
 
@@ -195,7 +251,7 @@ def test_no_datagram_is_larger_than_asked(size: int, wires: Wires) -> None:
         ours = wires(f"udp://127.0.0.1:{receiver.getsockname()[1]}", max_packet=size)
         text = LINES[:3000].rpartition("\n")[0]
         assert ours.ship(text, 30)
-        packets = [receiver.recv(65536) for _ in range(ours.counts["packets"])]
+        packets = [receiver.recv(65536) for _ in range(int(ours.counts["packets"]))]
     assert max(map(len, packets)) <= size
     assert b"\n".join(packets).decode() == text
 
@@ -221,7 +277,7 @@ def test_a_dry_run_keeps_the_packets() -> None:
     paper = Paper(64)
     assert paper.ship("a:1|g\n" * 20)
     assert [len(packet) for packet in paper.packets] == [59, 59]
-    assert paper.counts == {"lines": 20, "packets": 2, "bytes": 118, "errors": 0}
+    assert counted(paper) == {"lines": 20, "packets": 2, "bytes": 118, "errors": 0, "dropped": 0}
 
 
 @pytest.mark.parametrize(
@@ -272,9 +328,12 @@ def nobody(tmp_path: Path) -> dict[str, str]:
 def test_each_refused_packet_is_counted(kind: str, nobody: dict[str, str], wires: Wires) -> None:
     ours = wires(nobody[kind])
     for shipment in range(1, 6):
-        assert not ours.ship("x:1|g\n", 30)
+        assert not ours.ship("x:1|g\ny:2|g\n", 30)
         assert ours.fault == "Connection refused"
-        assert ours.counts == {"lines": 0, "packets": 0, "bytes": 0, "errors": shipment}
+        assert counted(ours) == {
+            "lines": 0, "packets": 0, "bytes": 0, "errors": shipment, "dropped": 2 * shipment
+        }  # fmt: skip
+        assert ours.drops["refused"] == sum(ours.drops.values()) == 2 * shipment
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -302,6 +361,7 @@ def test_a_name_without_address(wires: Wires) -> None:
     ours = wires("udp://no-such-host.invalid:8125")
     assert not ours.ship(LINES, 30)
     assert "no-such-host.invalid" in ours.fault
+    assert ours.drops["dns"] == ours.counts["dropped"] == 1000
     assert ours.counts["errors"] == len(list(cut(LINES.encode(), 1400)))
 
 
@@ -329,11 +389,12 @@ def test_a_receiver_that_comes_back_is_used_again(
     assert not ours.ship("x:2|g\n", 30)
     assert ours.counts["errors"] == 1
     with Sink(url).start() as second:
-        assert ours.ship("x:3|g\n", 30)
+        again(ours, "x:3|g\n")
         assert second.wait(lambda: second.lines == 1, 30)
         assert second.values[series("x")] == 3
     assert ours.fault == ""
-    assert (ours.counts["lines"], ours.counts["errors"]) == (2, 1)
+    assert ours.counts["lines"] == 2
+    assert ours.drops["refused"] == ours.counts["dropped"] == ours.counts["errors"] >= 1
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -370,9 +431,11 @@ def test_a_late_refusal_is_counted_and_the_next_packet_goes_out(wires: Wires) ->
 
 # ---- receivers that stall
 
+Stalled = dict[str, tuple[str, socket.socket]]
+
 
 @pytest.fixture
-def stalled(tmp_path: Path) -> Iterator[dict[str, str]]:
+def stalled(tmp_path: Path) -> Iterator[Stalled]:
     """Addresses where somebody listens and reads nothing."""
     tcp = socket.create_server(("127.0.0.1", 0))
     unix, unixgram = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -381,17 +444,15 @@ def stalled(tmp_path: Path) -> Iterator[dict[str, str]]:
         unix.listen()
         unixgram.bind(str(tmp_path / "datagram"))
         yield {
-            "tcp": f"tcp://127.0.0.1:{tcp.getsockname()[1]}",
-            "unix": f"unix://{tmp_path}/stream",
-            "unixgram": f"unixgram://{tmp_path}/datagram",
+            "tcp": (f"tcp://127.0.0.1:{tcp.getsockname()[1]}", tcp),
+            "unix": (f"unix://{tmp_path}/stream", unix),
+            "unixgram": (f"unixgram://{tmp_path}/datagram", unixgram),
         }
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix", "unixgram"])
-def test_a_stalled_receiver_costs_a_bounded_time(
-    kind: str, stalled: dict[str, str], wires: Wires
-) -> None:
-    ours = wires(stalled[kind], rate=0, max_packet=8192)
+def test_a_stalled_receiver_costs_a_bounded_time(kind: str, stalled: Stalled, wires: Wires) -> None:
+    ours = wires(stalled[kind][0], rate=0, max_packet=8192)
     text = LINES * 400  # more than socket buffers hold
     start = time.monotonic()
     assert not ours.ship(text, 60)
@@ -401,10 +462,63 @@ def test_a_stalled_receiver_costs_a_bounded_time(
     assert ours.counts["errors"] > 0
 
 
-def test_the_time_given_is_kept_when_the_receiver_stalls(
-    stalled: dict[str, str], wires: Wires
+@pytest.mark.parametrize("kind", ["tcp", "unix", "unixgram"])
+def test_one_that_reads_again_gets_whole_lines_on_the_same_socket(
+    kind: str, stalled: Stalled, wires: Wires
 ) -> None:
-    ours = wires(stalled["unixgram"], rate=0)
+    """What it was sent before it stalled is not followed by half a line, nor overtaken."""
+    ours = wires(stalled[kind][0], rate=0)
+    assert not ours.ship(LINES * 400, 1)
+    assert ours.drops["stalled"] == ours.counts["dropped"] > 0
+    held, sent = ours._socket, ours.counts["lines"]
+    assert held is not None
+    assert not ours.ship("not now:1|g\n")
+    assert not ours.ship("not now:1|g\n"), "and at no cost: it rests"
+    listening = stalled[kind][1]
+    with listening if kind == "unixgram" else listening.accept()[0] as receiver:
+        receiver.settimeout(30)
+        lines: list[bytes] = []
+        reader = threading.Thread(target=read_lines, args=(receiver, lines))
+        reader.start()
+        again(ours, "last:1|g\n")
+        assert ours._socket is held
+        reader.join(30)
+    assert lines[-1] == b"last:1|g"
+    assert len(lines) == sent + 1
+    assert {line.partition(b":")[0].rstrip(b"0123456789") for line in lines[:-1]} == {
+        b"pgstats.test.gauge_"
+    }
+    assert all(line.endswith(b"|g") for line in lines)
+
+
+def read_lines(sock: socket.socket, into: list[bytes]) -> None:
+    """Read until the last line."""
+    data = b""
+    while not data.endswith((b"last:1|g", b"last:1|g\n")):
+        more = sock.recv(1 << 16)
+        assert more, "the end came too early"
+        data += more if sock.type == socket.SOCK_STREAM else more + b"\n"
+    into += data.rstrip(b"\n").split(b"\n")
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_one_that_reads_nothing_for_long_is_connected_to_anew(
+    kind: str, stalled: Stalled, wires: Wires, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be dead without having said so, and another be there in its place."""
+    monkeypatch.setattr("pgstats.ship.transports.DEAD_AFTER", 0.5)
+    ours = wires(stalled[kind][0], rate=0)
+    assert not ours.ship(LINES * 400, 0.3)
+    assert ours._socket
+    until = time.monotonic() + 30
+    while ours._socket:
+        assert time.monotonic() < until
+        ours.ship(LINES * 400, 0.1)
+    again(ours, "x:1|g")
+
+
+def test_the_time_given_is_kept_when_the_receiver_stalls(stalled: Stalled, wires: Wires) -> None:
+    ours = wires(stalled["unixgram"][0], rate=0)
     start = time.monotonic()
     assert not ours.ship(LINES, 0.2)
     assert time.monotonic() - start < 1.5  # less than the patience with one packet
@@ -416,7 +530,7 @@ def test_half_a_line_is_never_followed_by_other_text(wires: Wires) -> None:
         server.settimeout(30)
         ours = wires(f"tcp://127.0.0.1:{server.getsockname()[1]}", max_packet=1 << 24)
         assert not ours.ship("first:1|g\n" * 1_000_000, 30)
-        assert ours.ship("second:2|g\n", 30)
+        again(ours, "second:2|g\n")
         ours.close()
         texts = []
         for _ in range(2):
@@ -498,6 +612,85 @@ def test_a_receiver_that_talks_and_then_hangs_up_is_noticed(wires: Wires) -> Non
             assert stream.recv(100) == b"second:2|g\n"
 
 
+# ---- what is known of loss
+
+
+@pytest.mark.parametrize(
+    ("url", "bound"),
+    [
+        ("udp://127.0.0.1", "127.0.0.1"),
+        ("udp://127.0.0.1", "0.0.0.0"),
+        ("udp://127.0.0.1", "::"),
+        ("udp://localhost", "127.0.0.1"),
+        ("udp://[::1]", "::1"),
+        ("udp://[::1]", "::"),
+    ],
+)
+def test_what_the_receiver_s_kernel_threw_away(url: str, bound: str, wires: Wires) -> None:
+    family = socket.AF_INET6 if ":" in bound else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as receiver:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        receiver.bind((bound, 0))
+        ours = wires(f"{url}:{receiver.getsockname()[1]}", rate=0, max_packet=64)
+        assert ours.lost() == (None if "localhost" in url else 0), "a name may be of any address"
+        assert ours.ship("first:1|g")
+        assert ours.lost() == 0
+        assert ours.ship(LINES)
+        receiver.setblocking(False)
+        arrived = 0
+        with suppress(BlockingIOError):
+            while receiver.recv(1000):
+                arrived += 1
+        assert ours.lost() == ours.counts["packets"] - arrived > 0
+    assert ours.lost() is None, "it is gone"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix", "unixgram"])
+def test_where_nothing_is_thrown_away_nothing_is_known(
+    kind: str, urls: dict[str, str], wires: Wires
+) -> None:
+    with Sink(urls[kind]).start() as sink:
+        ours = wires(sink.url)
+        assert ours.ship("x:1|g")
+        assert ours.lost() is None
+    assert Paper().lost() is None
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "fe80::1%lo"])
+def test_nothing_is_known_of_another_machine(address: str) -> None:
+    assert drops(address, 8125) is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (OSError(errno.ECONNREFUSED, ""), "refused"),
+        (OSError(errno.ENOENT, ""), "refused"),
+        (OSError(errno.EPIPE, ""), "closed"),
+        (OSError(errno.ECONNRESET, ""), "closed"),
+        (OSError(errno.EHOSTUNREACH, ""), "unreachable"),
+        (OSError(errno.EMSGSIZE, ""), "too_long"),
+        (OSError(errno.ETIMEDOUT, ""), "timeout"),
+        (OSError(errno.EPERM, ""), "other"),
+        (OSError("odd"), "other"),
+        (TimeoutError("took too long"), "timeout"),
+        (LookupFailed("no"), "dns"),
+    ],
+)
+def test_every_loss_has_its_reason(fault: OSError, name: str) -> None:
+    assert reason(fault) == name
+    assert name in LOSSES
+
+
+def test_a_line_that_no_datagram_holds_is_lost_alone(wires: Wires) -> None:
+    with Sink().start() as sink:
+        ours = wires(sink.url)
+        assert not ours.ship(f"a:1|g\n{'x' * 70_000}:1|g\nb:2|g\n")
+        assert ours.fault == "Message too long"
+        assert ours.drops["too_long"] == ours.counts["dropped"] == 1
+        assert sink.wait(lambda: sink.lines == 2, 30)
+
+
 # ---- time
 
 
@@ -510,6 +703,7 @@ def test_what_does_not_fit_into_the_time_is_dropped_and_counted(wires: Wires) ->
         assert time.monotonic() - start < 5
         assert ours.fault == "took too long"
         assert ours.counts["packets"] + ours.counts["errors"] == 40_000
+        assert ours.drops["timeout"] == ours.counts["dropped"] == ours.counts["errors"]
         assert BURST < ours.counts["packets"] <= BURST + 600
         sent = ours.counts["lines"]
         assert sink.wait(lambda: sink.lines == sent, 30)
@@ -545,7 +739,10 @@ def test_who_gives_up_waiting_leaves_the_other_s_stream_alone(wires: Wires) -> N
                 data += more
         slow.join()
     assert bytes(data) == text.encode()
-    assert ours.counts == {"lines": 1_000_000, "packets": 1, "bytes": len(text) - 1, "errors": 1}
+    assert counted(ours) == {
+        "lines": 1_000_000, "packets": 1, "bytes": len(text) - 1, "errors": 1, "dropped": 1
+    }  # fmt: skip
+    assert ours.drops["timeout"] == 1
 
 
 # ---- threads
@@ -610,6 +807,7 @@ START = """
 import sys, time
 from pathlib import Path
 from pgstats import ship
+import pgstats.ship.transports
 hosts = Path("/etc/hosts")
 """
 BOTH = """
@@ -620,7 +818,7 @@ for url in sys.argv[1:]:
 """
 MOVING = """
 url, every = sys.argv[1:]
-ship.RESOLVE_EVERY = float(every)
+ship.transports.RESOLVE_EVERY = float(every)
 hosts.write_text("127.0.0.2 receiver\\n")
 ours = ship.wire(url)
 print(ours.ship("x:1|g", 20))
@@ -629,7 +827,7 @@ print(ours.ship("x:2|g", 20), ours._socket is held, flush=True)
 hosts.write_text("127.0.0.3 receiver\\n")
 sys.stdin.readline()
 print(ours.ship("x:3|g", 20))
-time.sleep(ship.PATIENCE if ours.fault else 0)
+time.sleep(ship.base.PATIENCE if ours.fault else 0)
 print(ours.ship("x:4|g", 20))
 """
 

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from pgstats.model import PGBOUNCER, POSTGRES, SELF, Metric, Query
 
+#: Why lines can be dropped instead of shipped: each reason has a metric of its own in `SHIP`.
+LOSSES = {
+    "refused": "nobody listens there",
+    "closed": "whoever listened hung up",
+    "stalled": "whoever listens reads nothing",
+    "timeout": "there was no more time",
+    "dns": "the receiver's name was not found",
+    "unreachable": "there is no way to the receiver",
+    "too_long": "no datagram holds the line",
+    "other": "of something else",
+}
+
 
 def _up(family: str, whom: str) -> Query:
     return Query(family, "", (Metric("up", f"1 if {whom} let pgstats in and answered, else 0"),))
@@ -32,12 +44,17 @@ POLL = Query(
         ),
         Metric("unknown_columns", "Columns of the answers that this version does not know"),
         Metric(
+            "unavailable_queries",
+            "Questions of `collect` that the PgBouncer's version has no number for",
+        ),
+        Metric(
             "counter_resets",
             "Rows whose totals fell since the last poll: nothing was derived from them",
         ),
         Metric("databases_polled", "Databases asked"),
         Metric("databases_refused", "Databases left out because they do not let the role in"),
         Metric("tables_folded", "Tables folded into _other"),
+        Metric("cut_queries", "Questions of `[[query]]` that had more rows than they may send"),
     ),
 )
 
@@ -49,6 +66,18 @@ SHIP = Query(
         Metric("packets", "Packets handed to the wire since the start", kind="total"),
         Metric("bytes", "Bytes handed to the wire since the start", kind="total", unit="bytes"),
         Metric("errors", "Packets the wire did not take since the start", kind="total"),
+        Metric("dropped", "Lines the wire did not take since the start", kind="total"),
+        *(
+            Metric(f"dropped_{reason}", f"Those dropped because {why}", kind="total")
+            for reason, why in LOSSES.items()
+        ),
+        Metric(
+            "receiver_drops",
+            "Packets that did not fit into the receiver's buffer since it opened: known of UDP on "
+            "a loopback address alone",
+            kind="total",
+        ),
+        Metric("seconds", "Time spent on shipping since the start", kind="total", unit="seconds"),
         Metric("skipped_values", "Unknown values not sent since the start", kind="total"),
         Metric("altered_names", "Names altered to fit the wire since the start", kind="total"),
         Metric(

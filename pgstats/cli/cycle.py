@@ -147,13 +147,13 @@ class Cycle:
                     shape.restore(one.last, self._state.sent(one.target))
 
     def account(self) -> str:
-        """The lines of `self.ship` and `self.dropped`: what became of all others so far."""
-        return self.text(None, shape.shipping(self._numbers(), _added(self._tally.drops)))
+        """The lines of `self.ship`: what became of all others so far."""
+        return self.text(None, [shape.shipping(self._numbers())])
 
     def told(self) -> str:
         """The same for people."""
         numbers = self._numbers()
-        drops = [f"{n} {why}" for why, n in _added(self._tally.drops).items() if n]
+        drops = [f"{lines} {why}" for why, lines in _added(self._tally.drops).items() if lines]
         lost = f", {numbers['receiver_drops']} lost there" if "receiver_drops" in numbers else ""
         return (
             f"shipped {numbers['lines']} lines in {numbers['packets']} packets, "
@@ -166,10 +166,13 @@ class Cycle:
     def _numbers(self) -> dict[str, float]:
         """The numbers of `self.ship`; what is not known is left out."""
         counts = _added(self._tally.counts)
-        lost = self.wire.lost()
+        receiver = (
+            self.wire if self.wire.url else wire(self._config.statsd.url)
+        )  # a dry run looks too
+        lost = receiver.lost()
         return {
             **counts,
-            "seconds": round(counts["seconds"], 6),
+            **{f"dropped_{why}": lines for why, lines in _added(self._tally.drops).items()},
             **({} if lost is None else {"receiver_drops": lost}),
             "skipped_values": self._tally.spelled.skipped_values,
             "altered_names": self._tally.spelled.altered_names,

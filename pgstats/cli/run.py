@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -72,18 +73,34 @@ def _job(target: Target, cycle: Cycle, state: State, log: Log) -> Job:
     traced: set[str] = set()
 
     def work(skipped_runs: int) -> Done:
+        started = time.monotonic()
         polls = polled(target, one.poll)
         poll = polls[0]
-        cycle.ship(polls, target.interval, skipped_runs)
+        cycle.ship(polls, _left(target.interval, time.monotonic() - started), skipped_runs)
         failures = problems(polls)
         log.state(target.name, _line(failures))
         log.state(f"{target.name}: note", "; ".join(poll.notes), WARNING)
         _trace(failures, traced, log)
-        log.state(f"statsd at {cycle.wire.url}", cycle.fault)
+        log.state(f"statsd at {cycle.wire.url}", _lost(cycle))
+        log.tell(DEBUG, cycle.told())
         _save(state, log, SAVE_EVERY)
         return Done(ok=not failures, seconds=poll.seconds)
 
     return Job(target.name, target.interval, work, one.close, target.timeout)
+
+
+def _left(interval: float, spent: float) -> float:
+    """The seconds that shipping may take, so that the next poll starts in time.
+
+    A poll that left none itself has a tenth of the interval all the same.
+    """
+    return max(0.1 * interval, 0.9 * interval - spent)
+
+
+def _lost(cycle: Cycle) -> str:
+    """What is wrong with the receiver, and what that has cost; "" if nothing is."""
+    dropped = cycle.wire.counts["dropped"]
+    return f"{cycle.fault}; {dropped} lines dropped so far" if cycle.fault else ""
 
 
 def _trace(failures: Sequence[Failure], before: set[str], log: Log) -> None:

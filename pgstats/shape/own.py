@@ -39,6 +39,7 @@ def _account(poll: Poll, skipped_runs: int) -> Frame:
     return Frame(POLL, metrics, [(poll.target.title, *(numbers[m.name] for m in metrics))])
 
 
-def shipping(numbers: Mapping[str, int]) -> Frame:
-    """What became of the lines so far."""
-    return Frame(SHIP, SHIP.metrics, [tuple(numbers[metric.name] for metric in SHIP.metrics)])
+def shipping(numbers: Mapping[str, float]) -> Frame:
+    """What became of the lines so far, as far as that is known."""
+    metrics = tuple(metric for metric in SHIP.metrics if metric.name in numbers)
+    return Frame(SHIP, metrics, [tuple(numbers[metric.name] for metric in metrics)])

@@ -1,0 +1,197 @@
+"""What all wires have in common: packets, the time they may take, and the account of their loss."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Iterator
+
+from statsd.client.base import PipelineBase, StatsClientBase
+
+from pgstats.catalogue.own import LOSSES
+from pgstats.lookup import LookupFailed
+from pgstats.ship.pace import Rest
+from pgstats.ship.packets import cut
+
+PATIENCE = 2.0  # seconds a look-up, a connect or a stalled receiver may take
+GIVE_UP_AFTER = 3  # packets refused in a row, then the rest of a shipment is dropped
+
+_REASONS = {
+    errno.ECONNREFUSED: "refused",
+    errno.ENOENT: "refused",  # a socket's path without a socket
+    errno.ECONNRESET: "closed",
+    errno.EPIPE: "closed",
+    errno.ENOTCONN: "closed",
+    errno.ETIMEDOUT: "timeout",
+    errno.ENETUNREACH: "unreachable",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETDOWN: "unreachable",
+    errno.EMSGSIZE: "too_long",
+}
+
+
+class Lost(OSError):
+    """A packet that is not to be tried again: that might send it twice, or hide the loss."""
+
+
+class Stalled(Lost):
+    """The receiver is there but reads nothing; ``whole`` says that it has no half of a line."""
+
+    def __init__(self, *, whole: bool = True) -> None:
+        super().__init__("stalled: it reads nothing")
+        self.whole = whole
+
+
+class TimeUp(TimeoutError):
+    """The time for a shipment is over, which says nothing about the receiver."""
+
+
+class _Pipeline(PipelineBase):  # type: ignore[misc]
+    """Several stats at once, through the same cutting and pacing."""
+
+    def _send(self) -> None:
+        lines = "\n".join(self._stats)
+        self._stats.clear()
+        self._client._after(lines)
+
+
+class Wire(StatsClientBase):  # type: ignore[misc]
+    """A statsd client that packs, paces and counts. `fault` says what is wrong, "" if nothing.
+
+    What cannot be handed over is dropped, and counted in `drops` by its reason: nothing is kept
+    for later, when it would be wrong. Safe to share between threads; shipments do not interleave.
+    """
+
+    #: After these nothing is tried for a while; most failures tell by themselves when they end.
+    tiring: tuple[type[OSError], ...] = ()
+
+    def __init__(self, url: str, max_packet: int = 1400) -> None:
+        self._prefix = None
+        self.url = url
+        self.max_packet = max_packet
+        self.fault = ""
+        self.counts: dict[str, float] = dict.fromkeys(
+            ("lines", "packets", "bytes", "errors", "dropped", "seconds"), 0
+        )
+        self.drops = dict.fromkeys(LOSSES, 0)  # lines
+        self._rest = Rest()
+        self._sending = threading.Lock()
+        self._counting = threading.Lock()
+
+    def ship(self, text: str, seconds: float = PATIENCE) -> bool:
+        """Send lines, for at most so many seconds; says whether the wire took them all."""
+        start = time.monotonic()
+        packets = cut(text.encode(errors="replace"), self.max_packet)
+        if not self._sending.acquire(timeout=max(0.0, seconds)):
+            return self._drop(packets)
+        try:
+            self.fault = self._offer(packets, start + seconds)
+            return not self.fault
+        finally:
+            self._sending.release()
+
+    def _drop(self, packets: Iterator[bytes]) -> bool:
+        """Count packets as lost: the time was up before another's shipment was through."""
+        late = TimeUp("took too long")
+        for packet in packets:
+            self._count(packet, late)
+        self.fault = said(late)
+        return False
+
+    def probe(self) -> str:
+        """What is wrong with the receiver, "" if nothing shows; sends it blank lines."""
+        with self._sending:
+            try:
+                self._knock(time.monotonic() + 3 * PATIENCE)
+            except OSError as error:
+                return said(error)
+        return ""
+
+    def lost(self) -> int | None:
+        """Packets that the receiver's kernel threw away, None where that cannot be known."""
+        return None
+
+    def _knock(self, until: float) -> None:
+        self._put(b"\n", until)
+
+    def _offer(self, packets: Iterator[bytes], until: float) -> str:
+        """Put packets on the wire as long as there is hope; says what went wrong first.
+
+        What is not tried is lost for the reason that took the hope.
+        """
+        start = time.monotonic()
+        first = hopeless = self._rest.fault()
+        refused = 0
+        for packet in packets:
+            fault = hopeless or self._tried(packet, until)
+            self._count(packet, fault)
+            refused = refused + 1 if fault else 0
+            first = first or fault
+            if refused == GIVE_UP_AFTER or isinstance(fault, (TimeUp, *self.tiring)):
+                hopeless = hopeless or fault
+        self.counts["seconds"] += time.monotonic() - start
+        return said(first) if first else ""
+
+    def _tried(self, packet: bytes, until: float) -> OSError | None:
+        """What came of handing over a packet."""
+        try:
+            self._put(packet, until)
+        except TimeUp as error:
+            return error
+        except OSError as error:
+            if isinstance(error, self.tiring):
+                self._rest.begin(error)
+            return error
+        self._rest.end()
+        return None
+
+    def _count(self, packet: bytes, fault: OSError | None) -> None:
+        lines = packet.count(b"\n") + 1
+        with self._counting:
+            if fault:
+                self.counts["errors"] += 1
+                self.counts["dropped"] += lines
+                self.drops[reason(fault)] += lines
+                return
+            self.counts["lines"] += lines
+            self.counts["packets"] += 1
+            self.counts["bytes"] += len(packet)
+
+    def _put(self, packet: bytes, until: float) -> None:
+        """Hand one packet to the receiver or raise OSError."""
+        raise NotImplementedError
+
+    def _send(self, data: str) -> None:
+        self.ship(data)
+
+    def pipeline(self) -> _Pipeline:
+        """Collects stats and ships them together."""
+        return _Pipeline(self)
+
+    def close(self) -> None:
+        """Let go of the socket; the next shipment opens another."""
+
+
+class Paper(Wire):
+    """Keeps the packets instead of sending them: for a dry run."""
+
+    def __init__(self, max_packet: int = 1400) -> None:
+        super().__init__("", max_packet)
+        self.packets: list[bytes] = []
+
+    def _put(self, packet: bytes, until: float) -> None:  # noqa: ARG002
+        self.packets.append(packet)
+
+
+def reason(fault: OSError) -> str:
+    """Why a packet was lost: one in `pgstats.catalogue.own.LOSSES`."""
+    for kind, name in ((Stalled, "stalled"), (LookupFailed, "dns"), (TimeoutError, "timeout")):
+        if isinstance(fault, kind):
+            return name
+    return _REASONS.get(fault.errno or 0, "other")
+
+
+def said(fault: OSError) -> str:
+    """What went wrong, for people."""
+    return str(fault.strerror or fault)

@@ -1,0 +1,242 @@
+"""The wires over sockets: udp, tcp, unix (stream) and unixgram (datagram).
+
+The package resolves names once for ever and swallows every error. Here the socket is connected,
+so that a receiver that is not there is noticed, and a name is looked up anew every
+`RESOLVE_EVERY` seconds and soon after an error.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from urllib.parse import urlsplit
+
+from pgstats.errors import ShipError
+from pgstats.lookup import LookupFailed, addresses, is_name
+from pgstats.ship.base import PATIENCE, Lost, Stalled, TimeUp, Wire
+from pgstats.ship.kernel import drops
+from pgstats.ship.pace import Pace
+
+RESOLVE_EVERY = 60.0  # seconds
+DEAD_AFTER = 60.0  # seconds in which a receiver reads nothing, then it is connected to anew
+ANSWER = 0.2  # seconds in which another host says that nobody listens on a UDP port
+
+
+class _SocketWire(Wire):
+    """A wire over a connected socket, connected anew when it fails.
+
+    ``place`` is a path, or a host and a port.
+    """
+
+    kind = socket.SOCK_DGRAM
+
+    def __init__(self, url: str, place: str | tuple[str, int], max_packet: int) -> None:
+        super().__init__(url, max_packet)
+        self._unix = isinstance(place, str)
+        self._host, self._port = (place, 0) if isinstance(place, str) else place
+        self._named = not self._unix and is_name(self._host)
+        self._addresses = [] if self._named else [self._host]
+        self._look_up_at = 0.0  # on the monotonic clock
+        self._turn = 0  # which of the addresses, counted on over failures
+        self._used = ""  # the address that the socket is connected to
+        self._stalled_at = 0.0  # when its receiver stopped reading, 0 while it reads
+        self._socket: socket.socket | None = None
+
+    def _put(self, packet: bytes, until: float) -> None:
+        """Hand a packet to the first address that takes it (localhost may be ::1 or 127.0.0.1).
+
+        An open socket may have failed because the receiver was started anew: its address is
+        tried again.
+        """
+        self._look_up(until)
+        fault = OSError()
+        for _ in range(len(self._addresses) + (self._socket is not None)):
+            try:
+                self._hand(self._connected(until), packet)
+            except TimeUp:
+                raise
+            except OSError as error:
+                fault = error
+                self._let_go(error)
+            except BaseException:
+                self.close()  # a signal's exception may have left half a line behind
+                raise
+            else:
+                self._stalled_at = 0.0
+                return
+            if isinstance(fault, Lost):
+                break
+        self._look_up_at = min(self._look_up_at, time.monotonic() + PATIENCE)
+        raise fault
+
+    def _let_go(self, fault: OSError) -> None:
+        """Close the socket, unless its receiver only does not read for now."""
+        now = time.monotonic()
+        self._stalled_at = self._stalled_at or now
+        if isinstance(fault, Stalled) and fault.whole and now - self._stalled_at < DEAD_AFTER:
+            return
+        self._stalled_at = 0.0
+        self._turn += 1
+        self.close()
+
+    def _hand(self, to: socket.socket, packet: bytes) -> None:
+        raise NotImplementedError
+
+    def _look_up(self, until: float) -> None:
+        """Look the name up when it is time; the old addresses are better than none.
+
+        A connection stays as long as its address is among them.
+        """
+        if not self._named or time.monotonic() < self._look_up_at:
+            return
+        try:
+            self._addresses = addresses(self._host, self._port, self.kind, _left(until))
+        except LookupFailed:
+            if not self._addresses:
+                raise
+        self._look_up_at = time.monotonic() + RESOLVE_EVERY
+        if self._used not in self._addresses:
+            self.close()
+
+    def _connected(self, until: float) -> socket.socket:
+        if self._socket is None:
+            self._socket = self._connect(self._addresses[self._turn % len(self._addresses)], until)
+        self._socket.settimeout(_left(until))
+        return self._socket
+
+    def _connect(self, address: str, until: float) -> socket.socket:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        fresh = socket.socket(socket.AF_UNIX if self._unix else family, self.kind)
+        try:
+            fresh.settimeout(_left(until))
+            fresh.connect(address if self._unix else (address, self._port))
+        except BaseException:
+            fresh.close()
+            raise
+        self._used = address
+        return fresh
+
+    def close(self) -> None:
+        """Close the socket; the next packet opens another."""
+        if self._socket:
+            self._socket.close()
+        self._socket = None
+
+
+class DatagramWire(_SocketWire):
+    """udp:// and unixgram://: one packet a datagram, paced since receivers drop what they miss."""
+
+    tiring = (LookupFailed, Stalled)
+
+    def __init__(
+        self, url: str, place: str | tuple[str, int], max_packet: int = 1400, rate: int = 1000
+    ) -> None:
+        super().__init__(url, place, max_packet)
+        self._pace = Pace(rate)
+
+    def lost(self) -> int | None:
+        """Packets that the receiver's kernel threw away, None where that cannot be known."""
+        address = self._used or next(iter(self._addresses), "")
+        return None if self._unix or not address else drops(address, self._port)
+
+    def _put(self, packet: bytes, until: float) -> None:
+        if not self._pace.take(until - time.monotonic()):
+            raise TimeUp("took too long")
+        super()._put(packet, until)
+
+    def _hand(self, to: socket.socket, packet: bytes) -> None:
+        try:
+            to.send(packet)
+        except TimeoutError as error:
+            raise Stalled from error
+        except ConnectionRefusedError as error:
+            if self._unix:
+                raise
+            # Another host's late answer to an earlier packet, which counts as sent.
+            raise Lost(error.errno, error.strerror) from error
+        # On loopback the answer "nobody listens" is there before send() returns.
+        if fault := to.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(fault, os.strerror(fault))
+
+    def _knock(self, until: float) -> None:
+        """Send two datagrams: another host's refusal of the first is told to the second."""
+        self._put(b"\n", until)
+        if not self._unix:
+            time.sleep(ANSWER)
+            self._put(b"\n", until)
+
+
+class StreamWire(_SocketWire):
+    """tcp:// and unix://: lines on a stream, which holds us up where a datagram would be lost."""
+
+    kind = socket.SOCK_STREAM
+    tiring = (OSError,)
+
+    def _connected(self, until: float) -> socket.socket:
+        if self._socket and _hung_up(self._socket):
+            self.close()
+        return super()._connected(until)
+
+    def _hand(self, to: socket.socket, packet: bytes) -> None:
+        """Send a packet once there is room for it, so that a receiver which stalls has whole lines.
+
+        Room is a quarter of the kernel's buffer or more. Only of a packet that is larger, or on
+        a connection that breaks, a part may be left behind: then the stream ends there. It is
+        never reset, since what arrived before would be lost, and the statsd of npm would die.
+        """
+        if not _has_room(to, to.gettimeout() or 0.0):
+            raise Stalled
+        try:
+            to.sendall(packet + b"\n")
+        except TimeoutError as error:
+            raise Stalled(whole=False) from error
+
+
+def _has_room(stream: socket.socket, seconds: float) -> bool:
+    """Whether a stream takes more within that time, or has an error to tell."""
+    ready = select.poll()
+    ready.register(stream, select.POLLOUT)
+    return bool(ready.poll(1000 * seconds))
+
+
+def _hung_up(stream: socket.socket) -> bool:
+    """Whether the receiver has closed: the first write after that would be lost in silence."""
+    stream.setblocking(False)
+    try:
+        return stream.recv(1 << 16) == b""
+    except BlockingIOError:
+        return False
+
+
+def _left(until: float) -> float:
+    """How many seconds one step may take."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeUp("took too long")
+    return min(PATIENCE, left)
+
+
+def wire(url: str, *, rate: int = 1000, max_packet: int = 1400) -> Wire:
+    """The wire for a URL: udp://host:port, tcp://host:port, unix:///path, unixgram:///path."""
+    scheme, _, path = url.partition("://")
+    if scheme not in ("udp", "tcp", "unix", "unixgram"):
+        raise ShipError(f"{url}: must start with udp://, tcp://, unix:// or unixgram://")
+    place = _host_port(url) if scheme in ("udp", "tcp") else path
+    if isinstance(place, str) and not place.startswith("/"):
+        raise ShipError(f"{url}: must name the whole path of a socket: {scheme}:///run/statsd.sock")
+    if scheme in ("udp", "unixgram"):
+        return DatagramWire(url, place, max_packet, rate)
+    return StreamWire(url, place, max_packet)
+
+
+def _host_port(url: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, 8125 if parts.port is None else parts.port
+    except ValueError as error:
+        raise ShipError(f"{url}: {error}") from error
+    if not host or not port:
+        raise ShipError(f"{url}: must name a host and a port from 1 to 65535")
+    return host, port
