@@ -62,11 +62,11 @@ def _investigated(target: Target, config: Config, table: str, watch: float, log:
 
     try:
         with closing(Witness(target)) as witness:
-            asked = witness.ask_for(table).title if table else ""
+            asked = witness.ask_for(table) if table else None
             samples = list(_watched(witness, watch))
-            case = Case(
-                target.name, samples, _heaps(samples), _seen(config, target, samples), asked
-            )
+            case = Case(target.name, samples, _heaps(samples), _seen(config, target, samples))
+            if asked:
+                case = replace(case, asked=asked.title, database=asked.database)
             return judge(case)
     except UnknownName as error:
         raise click.UsageError(str(error)) from error
@@ -113,7 +113,7 @@ def _seen(config: Config, target: Target, samples: Sequence[Sample]) -> Mapping[
     from pgstats.state import glanced  # noqa: PLC0415
     from pgstats.why import first_seen, holders  # noqa: PLC0415
 
-    known = glanced(config.state).of(target).get("holds", {})
+    known: Mapping[str, float] = glanced(config.state).of(target).get("holds", {})
     for sample in samples:
         known = first_seen(holders(sample), known, sample.at)
     return known
@@ -132,7 +132,7 @@ def _print(verdicts: Sequence[Verdict], *, as_json: bool) -> None:
         click.echo(report(verdict, _paint), nl=False)
 
 
-_COLOURS = {
+_COLOURS: dict[str, dict[str, Any]] = {
     "held": {"fg": "red", "bold": True},
     "clear": {"fg": "green", "bold": True},
     "unknown": {"fg": "yellow", "bold": True},

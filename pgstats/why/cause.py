@@ -27,6 +27,8 @@ class Case:
     heaps: Sequence[Heap] | None = None
     seen: Mapping[str, float] = field(default_factory=dict)
     asked: str = ""
+    database: str = ""
+    standbys: Mapping[str, Sample] = field(default_factory=dict)
 
     @property
     def last(self) -> Sample:
@@ -59,14 +61,17 @@ class Found:
     """One cause at work: what proves it, whom it hits, and what would end it.
 
     ``evidence`` is by the names of the columns it comes from; ``values`` are further words for the
-    texts. ``tables`` are written database.schema.table. ``alone`` says how many rows could go if
-    this alone ended (None: nobody knows), ``next`` who holds them then.
+    texts; ``summary`` and ``remedies`` go before those of the cause. ``tables`` are written
+    database.schema.table. ``root`` is who is behind the holder. ``alone`` says how many rows could
+    go if this alone ended (None: nobody knows), ``next`` who holds them then.
     """
 
     cause: Cause
     severity: str
     evidence: Record
     values: Record = field(default_factory=dict)
+    summary: str = ""
+    remedies: tuple[Remedy, ...] = ()
     tables: tuple[str, ...] = ()
     rows: int = 0
     holder: Holder | None = None

@@ -45,6 +45,11 @@ def innocents(sample: Sample) -> list[Innocent]:
         for row in sample.rows("activity")
         if _oldest(row) and _is_lazy_vacuum(row, vacuums)
     ]
+    found += [
+        Innocent(f"pid {row['pid']}", "old_snapshot_threshold has taken its snapshot away")
+        for row in sample.rows("activity")
+        if _is_too_old(row, sample)
+    ]
     gone = "a slot that is lost holds nothing, whatever xmin it still shows"
     found += [
         Innocent(f"slot {row['slot_name']}", gone) for row in sample.rows("slots") if _is_lost(row)
@@ -77,6 +82,18 @@ def _is_lazy_vacuum(row: Record, vacuums: set[int]) -> bool:
     return row["pid"] in vacuums or (waits and is_lazy_vacuum(row))
 
 
+def _is_too_old(row: Record, sample: Sample) -> bool:
+    """Whether a snapshot holds no more, up to 16, though it is still to be seen.
+
+    It stopped to hold within two minutes of the limit, which the server rounds up.
+    """
+    minutes = float(sample.setting("old_snapshot_threshold") or -1)
+    began = row.get("xact_start")
+    if minutes < 0 or began is None or row.get("backend_xid") is not None:
+        return False
+    return row.get("backend_xmin") is not None and sample.at - float(began) > 60 * (minutes + 2)
+
+
 def _sessions(sample: Sample) -> Iterator[Holder]:
     vacuums = _vacuums(sample)
     building = {row["pid"] for row in sample.rows("building")}
@@ -84,7 +101,7 @@ def _sessions(sample: Sample) -> Iterator[Holder]:
     for row in sample.rows("activity"):
         oldest = _oldest(row)
         led = row.get("leader_pid") in pids  # a parallel worker: its leader holds the same
-        if oldest is None or led or _is_lazy_vacuum(row, vacuums):
+        if oldest is None or led or _is_lazy_vacuum(row, vacuums) or _is_too_old(row, sample):
             continue
         standby = row.get("datid") is None
         yield Holder(

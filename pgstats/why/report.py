@@ -41,7 +41,7 @@ def words(found: Found) -> Mapping[str, Any]:
 
 def summary(found: Found) -> str:
     """The cause in one sentence."""
-    return filled(found.cause.summary, words(found))
+    return filled(found.summary or found.cause.summary, words(found))
 
 
 def remedies(found: Found) -> list[Remedy]:
@@ -49,7 +49,7 @@ def remedies(found: Found) -> list[Remedy]:
     values = words(found)
     told = [
         Remedy(*(filled(text, values) for text in (one.command, one.where, one.needs)))
-        for one in found.cause.remedies
+        for one in found.remedies or found.cause.remedies
     ]
     client = found.client
     if client and client.kill:

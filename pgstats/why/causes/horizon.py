@@ -2,53 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
-from pgstats.evidence import CRITICAL, INFO, WARNING, Holder, Record, Remedy
+from pgstats.evidence import CRITICAL, INFO, WARNING, Holder, Record, Remedy, Sample
 from pgstats.why.cause import Case, Cause, Found
+from pgstats.why.causes import roots
 from pgstats.why.heaps import Heap
+from pgstats.why.holders import holders
 
-_SESSION = [
-    "pid",
-    "usename",
-    "datname",
-    "application_name",
-    "client_addr",
-    "client_port",
-    "backend_type",
-    "state",
-    "backend_start",
-    "xact_start",
-    "query_start",
-    "state_change",
-    "wait_event_type",
-    "wait_event",
-    "blockers",
-    "backend_xid",
-    "backend_xmin",
-    "query",
-]
+_SESSION = (
+    *("pid", "usename", "datname", "application_name", "client_addr", "client_port"),
+    *("backend_type", "state", "backend_start", "xact_start", "query_start", "state_change"),
+    *("wait_event_type", "wait_event", "backend_xid", "backend_xmin", "query"),
+)
 _PREPARED = ("gid", "database", "owner", "prepared", "transaction")
-_SLOT = [
-    "slot_name",
-    "slot_type",
-    "plugin",
-    "database",
-    "active",
-    "active_pid",
-    "xmin",
-    "catalog_xmin",
-    "wal_status",
-    "restart_lsn",
-    "retained_bytes",
-    "inactive_since",
-]
+_SLOT = (
+    *("slot_name", "slot_type", "plugin", "database", "active", "active_pid", "xmin"),
+    *("catalog_xmin", "wal_status", "restart_lsn", "retained_bytes", "inactive_since"),
+)
 #: Share of autovacuum_freeze_max_age from which on a hold is a worry though nothing is stuck yet.
 _FAR = 0.1
 
 _TERMINATE = Remedy("SELECT pg_terminate_backend({pid});", needs="pg_signal_backend")
 _CANCEL = Remedy("SELECT pg_cancel_backend({pid});", needs="pg_signal_backend")
 _DROP_SLOT = Remedy("SELECT pg_drop_replication_slot({slot_name!l});", needs="REPLICATION")
+_ROLLBACK = Remedy(
+    "ROLLBACK PREPARED {gid!l};",
+    "{target}, database {database}",
+    "its owner or a superuser; or COMMIT PREPARED: ask the transaction manager",
+)
+_SEE = Remedy("GRANT pg_monitor TO {role!i};", needs="a superuser")
+_TRACK = Remedy("ALTER ROLE {usename!i} RESET track_activities;", needs="CREATEROLE")
 
 
 def affected(holder: Holder, heaps: Iterable[Heap]) -> list[Heap]:
@@ -64,34 +50,45 @@ def affected(holder: Holder, heaps: Iterable[Heap]) -> list[Heap]:
 
 def _held(cause: Cause, case: Case) -> Iterator[Found]:
     """Every holder that counts and is of this cause."""
-    for holder in case.steady():
+    for holder in _relevant(case):
         if holder.cause == cause.id:
             yield found(cause, case, holder)
 
 
-def found(cause: Cause, case: Case, holder: Holder) -> Found:
+def _relevant(case: Case) -> list[Holder]:
+    """The holders that count, of those who can hold what was asked about."""
+    return [h for h in case.steady() if not case.asked or h.database in ("", case.database)]
+
+
+def found(cause: Cause, case: Case, holder: Holder, **more: Any) -> Found:
     """A holder as a cause at work."""
     hit = affected(holder, case.heaps or ())
     began = case.began(holder)
-    return Found(
-        cause,
-        severity(cause, case, holder, hit),
-        evidence(holder),
-        values={"target": case.target, "began": began, "at": case.last.at},
-        tables=tuple(dict.fromkeys(heap.title for heap in hit)),
-        rows=sum(heap.dead for heap in hit),
-        holder=holder,
-        since=began,
-        since_known=holder.since is not None,
-    )
+    owner = roots.owner(holder, case.last)
+    usual: dict[str, Any] = {
+        "severity": severity(cause, case, holder, hit),
+        "values": values(case),
+        "tables": tuple(dict.fromkeys(heap.title for heap in hit)),
+        "rows": sum(heap.dead for heap in hit),
+        "since": began,
+        "since_known": holder.since is not None,
+        "root": owner[0] if owner else "",
+        "witnesses": _witnesses(holder, case.last),
+    }
+    return Found(cause, evidence=evidence(holder), holder=holder, **usual | more)
 
 
-def severity(cause: Cause, case: Case, holder: Holder, hit: Iterable[Heap]) -> str:
+def values(case: Case) -> dict[str, Any]:
+    """Words for the texts of every cause."""
+    return {"target": case.target, "at": case.last.at, "role": case.last.server.get("role")}
+
+
+def severity(cause: Cause, case: Case, holder: Holder, hit: Sequence[Heap]) -> str:
     """How bad it is: where nobody is hit, only an old hold is more than worth a line."""
-    if case.heaps is None or any(hit):
+    if case.heaps is None or hit:
         return cause.severity
     limit = float(case.last.setting("autovacuum_freeze_max_age") or "inf")
-    return WARNING if holder.xid_age > _FAR * limit else INFO
+    return WARNING if holder.xid_age > _FAR * limit and not case.asked else INFO
 
 
 def evidence(holder: Holder) -> Record:
@@ -102,11 +99,241 @@ def evidence(holder: Holder) -> Record:
     return {**shown, "hold": holder.xid, "xid_age": holder.xid_age}
 
 
-def _cause(name: str, text: str, severities: str, **more: object) -> Cause:
+def _witnesses(holder: Holder, sample: Sample) -> int:
+    """How many others show the same transaction because they inherited it."""
+    others = [h for h in holders(sample) if h.xid == holder.xid and h.key != holder.key]
+    return len(others) if roots.owner(holder, sample) is None else 0
+
+
+# ---- what some of them need besides
+
+
+def _waiting(cause: Cause, case: Case) -> Iterator[Found]:
+    """Statements that run for long: what they wait for, and who is behind that."""
+    for one in _held(cause, case):
+        holder = one.holder
+        assert holder
+        row = holder.row
+        if row.get("wait_event_type") == "Lock":
+            yield _blocked(one, case, row["pid"])
+        elif row.get("wait_event") in _CLIENT:
+            yield replace(one, summary=_CLIENT[row["wait_event"]])
+        elif row.get("application_name") == "pg_dump" and one.severity != INFO:
+            yield replace(one, severity=WARNING)
+        else:
+            yield one
+
+
+#: Statements that wait for their client are active: no timeout for idle transactions ends them.
+_CLIENT = {
+    "ClientRead": "{who} sends no more of the data its statement waits for{lasting} (pid {pid})",
+    "ClientWrite": "{who} does not read the result of its statement{lasting} (pid {pid})",
+}
+
+
+def _blocked(one: Found, case: Case, pid: int) -> Found:
+    """A holder that waits for a lock is ended by ending whoever has the lock."""
+    behind = list(roots.blockers(case.last, pid))
+    if not behind:
+        return one
+    kind, row = behind[0]
+    who = f"pid {row['pid']}" if kind == "pid" else f"prepared transaction {row['gid']}"
+    cure = {
+        "blocker_pid": row.get("pid"),
+        "gid": row.get("gid"),
+        "database": row.get("database"),
+        "blocker": who,
+    }
+    blockers = [row.get("pid", row.get("gid")) for _, row in behind]
+    remedy = _END_BLOCKER if kind == "pid" else _ROLLBACK
+    return replace(
+        one,
+        evidence={**one.evidence, "blockers": blockers},
+        values={**one.values, **cure},
+        root=who,
+        summary="{who} waits for a lock of {blocker}{lasting} (pid {pid})",
+        remedies=(remedy, _CANCEL),
+    )
+
+
+_END_BLOCKER = Remedy("SELECT pg_terminate_backend({blocker_pid});", needs="pg_signal_backend")
+
+
+def _building(cause: Cause, case: Case) -> Iterator[Found]:
+    """Maintenance, with how far it is."""
+    work = {row["pid"]: row for row in case.last.rows("building")}
+    for one in _held(cause, case):
+        row = work.get(one.evidence["pid"], {})
+        names = ("command", "phase", "relid", "blocks_done", "blocks_total", "tuples_done")
+        shown = {name: row[name] for name in names if row.get(name) is not None}
+        yield replace(one, evidence={**one.evidence, **shown})
+
+
+def _applying(cause: Cause, case: Case) -> Iterator[Found]:
+    """Apply workers, with their subscription and who blocks them."""
+    workers = {row["pid"]: row for row in case.last.rows("subscriptions")}
+    for one in _held(cause, case):
+        pid = one.evidence["pid"]
+        name = workers.get(pid, {}).get("subname")
+        named = replace(one, evidence={**one.evidence, "subname": name} if name else one.evidence)
+        behind = _blocked(named, case, pid)
+        if behind is named:
+            yield named
+        else:
+            yield replace(behind, summary=_APPLY_WAITS, remedies=(behind.remedies[0], _DISABLE))
+
+
+_APPLY_WAITS = "the apply worker of subscription {subname} waits for a lock of {blocker}{lasting}"
+_DISABLE = Remedy(
+    "ALTER SUBSCRIPTION {subname!i} DISABLE;", "{target}, database {datname}", "its owner"
+)
+
+
+def _unseen(cause: Cause, case: Case) -> Iterator[Found]:
+    """Sessions whose state is hidden: by a missing right, or by their own setting."""
+    for one in _held(cause, case):
+        if one.evidence.get("state") == "disabled":
+            yield replace(one, remedies=(_TERMINATE, _TRACK))
+        else:
+            yield one
+
+
+def _fed_back(cause: Cause, case: Case) -> Iterator[Found]:
+    """Standbys with their address, and who it is there, where the standby could be asked."""
+    walsenders = {row["pid"]: row for row in case.last.rows("replication")}
+    for one in _held(cause, case):
+        pid = one.evidence.get("pid") or one.evidence.get("active_pid")
+        row = walsenders.get(pid, {})
+        names = ("application_name", "client_addr", "client_port", "state", "sync_state")
+        shown = {name: row[name] for name in names if row.get(name) is not None}
+        yield _on_standby(replace(one, evidence={**one.evidence, **shown}), case)
+
+
+def _on_standby(one: Found, case: Case) -> Found:
+    """Who holds the same transaction on a standby that was asked: a session, or a slot there."""
+    for name, sample in case.standbys.items():
+        there = [
+            holder for holder in holders(sample) if one.holder and holder.xid == one.holder.xid
+        ]
+        for holder in there:
+            kind = "slot" if "slot_name" in holder.row else "session"
+            shown = {f"standby_{key}": value for key, value in evidence(holder).items()}
+            cure = {"standby": name, **shown}
+            return replace(
+                one,
+                root=f"{name}: {holder.key}",
+                evidence={**one.evidence, **shown},
+                values={**one.values, **cure},
+                summary=_THERE[kind],
+                remedies=(_END_THERE[kind], *one.cause.remedies[1:]),
+            )
+    return one
+
+
+_THERE = {
+    "session": "a session on standby {standby} (pid {standby_pid}) holds the horizon by "
+    "hot_standby_feedback{lasting}",
+    "slot": "slot {standby_slot_name} on standby {standby} holds the horizon by "
+    "hot_standby_feedback{lasting}",
+}
+_END_THERE = {
+    "session": Remedy(
+        "SELECT pg_terminate_backend({standby_pid});", "{standby}", "pg_signal_backend"
+    ),
+    "slot": Remedy(
+        "SELECT pg_drop_replication_slot({standby_slot_name!l});", "{standby}", "REPLICATION"
+    ),
+}
+
+
+def _inherited(cause: Cause, case: Case) -> Iterator[Found]:
+    """Transactions of another database that every snapshot taken here has inherited."""
+    for key, database, xid in _heirlooms(case):
+        heirs = [h for h in holders(case.last) if h.database == database and h.xid == xid]
+        row = roots.session(case.last, key)
+        owner = next((h for h in holders(case.last) if h.key == key), None)
+        if owner is None or not heirs or (case.asked and database != case.database):
+            continue
+        kind = "gid" if "gid" in row else "pid"
+        here = replace(owner, cause=cause.id, database=database)
+        yield found(
+            cause,
+            case,
+            here,
+            witnesses=len(heirs),
+            root=key,
+            values={**values(case), "heirs": database, "owned": owner.database},
+            summary=_INHERITED[kind],
+            remedies=(_TERMINATE if kind == "pid" else _ROLLBACK,),
+        )
+
+
+_INHERITED = {
+    "pid": "{who} has had a transaction open in database {owned}{lasting} (pid {pid}), and every "
+    "snapshot taken in database {heirs} inherits it",
+    "gid": "prepared transaction {gid!l} in database {owned} has been waiting{lasting}, and every "
+    "snapshot taken in database {heirs} inherits it",
+}
+
+
+def _heirlooms(case: Case) -> set[tuple[str, str, int]]:
+    """Who owns what the snapshots of which other database have inherited, in every sample."""
+    found = []
+    for sample in case.samples:
+        owned = roots.owners(sample)
+        found.append(
+            {
+                (owned[h.xid][0], h.database, h.xid)
+                for h in holders(sample)
+                if h.database and h.xid in owned and owned[h.xid][1] != h.database
+            }
+        )
+    steady = {holder.key for holder in case.steady()}
+    return {one for one in set.intersection(*found) if one[0] in steady}
+
+
+def _of_catalogs(cause: Cause, case: Case) -> Iterator[Found]:
+    """Logical slots: harmless to ordinary tables, a risk where nobody reads them."""
+    for one in _held(cause, case):
+        idle = one.holder is not None and not one.holder.row.get("active")
+        hidden = one.severity == INFO and idle and not case.asked
+        yield replace(one, severity=WARNING) if hidden else one
+
+
+def _deferred(cause: Cause, case: Case) -> Iterator[Found]:
+    """A setting, up to 15, that keeps rows for so many transactions."""
+    row = next(
+        (r for r in case.last.rows("settings") if r["name"] == "vacuum_defer_cleanup_age"), None
+    )
+    if row is None or int(row["setting"]) <= 0:
+        return
+    hit = [heap for heap in case.heaps or () if heap.dead]
+    yield Found(
+        cause,
+        cause.severity,
+        {key: row[key] for key in ("name", "setting", "sourcefile", "sourceline") if row.get(key)},
+        values(case),
+        tables=tuple(dict.fromkeys(heap.title for heap in hit)),
+        rows=sum(heap.dead for heap in hit),
+    )
+
+
+def _shared(cause: Cause, case: Case) -> Iterator[Found]:
+    """Sessions of other databases, which hold the catalogs that all databases share."""
+    hit = [heap for heap in case.heaps or () if heap["shared"] and heap.dead]
+    if not case.asked or not hit:
+        return
+    for holder in case.steady():
+        if holder.database not in ("", case.database):
+            one = found(cause, case, replace(holder, cause=cause.id, database=""))
+            yield replace(one, severity=INFO, root=holder.database)
+
+
+def _cause(name: str, text: str, severities: str, **more: Any) -> Cause:
     words = {"c": CRITICAL, "w": WARNING, "i": INFO}
     kinds = tuple(words[letter] for letter in severities)
-    usual = {"detect": _held, "cheap": True, "needs": ("activity",)}
-    return Cause(f"horizon.{name}", text, kinds, **usual | more)  # type: ignore[arg-type]
+    usual: dict[str, Any] = {"detect": _held, "cheap": True, "needs": ("activity",)}
+    return Cause(f"horizon.{name}", text, kinds, **usual | more)
 
 
 CAUSES = (
@@ -125,6 +352,7 @@ CAUSES = (
         "active_query",
         "A statement has been running, or waiting, for long",
         "cwi",
+        detect=_waiting,
         summary="{who} has been running one statement{lasting} (pid {pid})",
         remedies=(_CANCEL, _TERMINATE),
         prevention=("PostgreSQL: statement_timeout; from 17 on transaction_timeout",),
@@ -135,13 +363,7 @@ CAUSES = (
         "cwi",
         needs=("prepared",),
         summary="prepared transaction {gid!l} of {owner} has been waiting{lasting}",
-        remedies=(
-            Remedy(
-                "ROLLBACK PREPARED {gid!l};",
-                "{target}, database {database}",
-                "its owner or a superuser; or COMMIT PREPARED: ask the transaction manager",
-            ),
-        ),
+        remedies=(_ROLLBACK,),
         prevention=("max_prepared_transactions = 0 where no transaction manager is in use",),
     ),
     _cause(
@@ -157,6 +379,7 @@ CAUSES = (
         "standby_feedback",
         "A standby reports that its queries still need the rows",
         "cwi",
+        detect=_fed_back,
         summary="{who} holds the horizon by hot_standby_feedback{lasting}",
         remedies=(
             Remedy(
@@ -177,6 +400,7 @@ CAUSES = (
         "slot_catalog",
         "A logical slot keeps old rows of the system catalogs",
         "cwi",
+        detect=_of_catalogs,
         needs=("slots",),
         summary="logical slot {slot_name} keeps old rows of the system catalogs{lasting}",
         remedies=(_DROP_SLOT,),
@@ -193,6 +417,7 @@ CAUSES = (
         "logical_apply",
         "A worker that applies a subscription's changes is stuck",
         "cwi",
+        detect=_applying,
         summary="a subscription's apply worker has been in one transaction{lasting} (pid {pid})",
         remedies=(_TERMINATE,),
     ),
@@ -200,6 +425,7 @@ CAUSES = (
         "maintenance",
         "An index is built, or a table analyzed or rewritten",
         "wi",
+        detect=_building,
         summary="maintenance by {who} has been running{lasting} (pid {pid})",
         remedies=(_CANCEL,),
         prevention=("build indexes at a quiet hour",),
@@ -208,7 +434,41 @@ CAUSES = (
         "unknown_state",
         "A session holds the horizon and its state cannot be seen",
         "cwi",
+        detect=_unseen,
         summary="{who} holds the horizon{lasting} in a state that cannot be seen (pid {pid})",
-        remedies=(Remedy("GRANT pg_monitor TO {role!i};", needs="a superuser"),),
+        remedies=(_SEE,),
+    ),
+    _cause(
+        "inherited_other_db",
+        "A transaction in another database, which every snapshot taken here inherits",
+        "cwi",
+        detect=_inherited,
+        summary="a transaction of another database is inherited by every snapshot here",
+        remedies=(_TERMINATE,),
+        prevention=("as for a transaction in this database: idle_in_transaction_session_timeout",),
+    ),
+    _cause(
+        "vacuum_defer_cleanup_age",
+        "A setting keeps dead rows for a number of transactions",
+        "w",
+        detect=_deferred,
+        needs=("settings",),
+        until=160000,
+        summary="vacuum_defer_cleanup_age keeps every dead row for {setting} transactions",
+        remedies=(
+            Remedy(
+                "ALTER SYSTEM RESET vacuum_defer_cleanup_age; SELECT pg_reload_conf();",
+                needs="a superuser",
+            ),
+        ),
+    ),
+    _cause(
+        "shared_catalog",
+        "A session of another database holds a catalog that all databases share",
+        "i",
+        detect=_shared,
+        cheap=False,
+        summary="{who} in database {datname} holds shared catalogs{lasting} (pid {pid})",
+        remedies=(_TERMINATE,),
     ),
 )

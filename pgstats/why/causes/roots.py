@@ -1,0 +1,89 @@
+"""From a holder to the one behind it: who owns its transaction, who blocks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pgstats.evidence import Holder, Record, Sample
+
+
+def owners(sample: Sample) -> dict[int, tuple[str, str]]:
+    """By transaction id: who runs it, as the key of a holder, and in which database."""
+    found = {}
+    for row in sample.rows("activity"):
+        if row.get("backend_xid") is not None:
+            key = f"pid {row['pid']} {row.get('backend_start') or ''}".strip()
+            found[int(row["backend_xid"])] = key, row.get("datname") or ""
+    for row in sample.rows("prepared"):
+        found[int(row["transaction"])] = f"gid {row['gid']}", row["database"]
+    return found
+
+
+def owner(holder: Holder, sample: Sample) -> tuple[str, str] | None:
+    """Who owns the transaction that a holder needs, if that is somebody else."""
+    found = owners(sample).get(holder.xid)
+    return found if found and found[0] != holder.key else None
+
+
+def blockers(sample: Sample, pid: int) -> Iterator[tuple[str, Record]]:
+    """Who a session waits for in the end, with the row of each: ("pid", ...) or ("gid", ...).
+
+    Whoever blocks may wait as well; who waits for nobody is an end. A prepared transaction has no
+    process: its number is 0, and the transaction waited for tells which one it is.
+    """
+    sessions = {row["pid"]: row for row in sample.rows("activity")}
+    seen, ahead = {pid}, [pid]
+    while ahead:
+        row = sessions.get(ahead.pop(), {})
+        for other in row.get("blockers") or ():
+            if other == 0:
+                yield from (("gid", one) for one in _prepared(sample, row["pid"]))
+            elif other not in seen:
+                seen.add(other)
+                ahead.append(other)
+                if not sessions.get(other, {}).get("blockers"):
+                    yield "pid", sessions.get(other, {"pid": other})
+
+
+def _prepared(sample: Sample, pid: int) -> list[Record]:
+    """The prepared transactions that a session waits for.
+
+    Their locks may carry the number of the session that prepared them; the lock on the transaction
+    itself is what tells.
+    """
+    waits = {
+        lock["transactionid"]
+        for lock in sample.rows("locks")
+        if lock["pid"] == pid and not lock["granted"] and lock["locktype"] == "transactionid"
+    }
+    known = [row for row in sample.rows("prepared") if row["transaction"] in waits]
+    return known or _by_relation(sample, pid)
+
+
+def _by_relation(sample: Sample, pid: int) -> list[Record]:
+    """The prepared transactions with a lock on a table that a session waits for."""
+    wanted = {
+        (lock["database"], lock["relation"])
+        for lock in sample.rows("locks")
+        if lock["pid"] == pid and not lock["granted"] and lock["relation"]
+    }
+    holding = {
+        lock["virtualtransaction"]
+        for lock in sample.rows("locks")
+        if lock["pid"] is None and (lock["database"], lock["relation"]) in wanted
+    }
+    numbers = {
+        lock["transactionid"]
+        for lock in sample.rows("locks")
+        if lock["virtualtransaction"] in holding and lock["transactionid"]
+    }
+    return [row for row in sample.rows("prepared") if row["transaction"] in numbers]
+
+
+def session(sample: Sample, key: str) -> Record:
+    """The row of the session or prepared transaction of a holder's key."""
+    for row in (*sample.rows("activity"), *sample.rows("prepared")):
+        own = f"gid {row['gid']}" if "gid" in row else f"pid {row['pid']}"
+        if key == own or key.startswith(f"{own} "):
+            return row
+    return {}
