@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,21 @@ import pytest
 
 from pgstats.ask import asker, parse_dsn
 from pgstats.ask.answer import frame
-from pgstats.catalogue.pgbouncer import POOLS, STATE, STATS
+from pgstats.catalogue.pgbouncer import POOLS, STATE, STATS, TOTALS
 from pgstats.cli.cycle import Cycle, polled
 from pgstats.config import load
 from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch
 from pgstats.shape import derived, retired, spread
-from pgstats.shape.derived import _TOTALS, Memory
+from pgstats.shape.growth import _TOTALS, Memory
 from pgstats.ship import Paper
 from pgstats.state import State
 from tests.program import gauges
 
 Values = dict[str, float]
+
+POOL = "pools.postgres.postgres"
+MEANS = {f"stats.postgres.{name}" for name in ("query_ms", "wait_ms", "server_ms", "xact_ms")}
 
 
 @pytest.fixture
@@ -43,8 +47,14 @@ def narrow(scratch: Scratch, cluster: Cluster) -> Iterator[Bouncer]:
         yield bouncer
 
 
-def target(bouncer: Bouncer, counters: str = "gauge") -> Target:
-    return Target(PGBOUNCER, "front", bouncer.dsn("pgbouncer", "stats"), counters=counters)
+def target(bouncer: Bouncer, counters: str = "gauge", *collect: str) -> Target:
+    dsn = bouncer.dsn("pgbouncer", "stats")
+    return Target(PGBOUNCER, "front", dsn, counters=counters, collect=collect)
+
+
+def over_tcp(bouncer: Bouncer) -> Target:
+    dsn = f"host=127.0.0.1 port={bouncer.port} user=stats"
+    return Target(PGBOUNCER, "front", dsn, counters="count")
 
 
 def values(frames: list[Frame]) -> Values:
@@ -63,6 +73,24 @@ def look(one: Target, memory: Memory, now: float) -> tuple[Poll, Values]:
     poll = asker(one).poll()
     assert poll.ok, poll.problems()
     return poll, values(derived(poll, memory, now))
+
+
+def until(fact: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def traffic(queries: int, query_us: int, wait_us: int, **pool: int) -> Poll:
+    """A poll of one database with these totals, whose pool has so many clients and servers."""
+    totals = ("total_query_count", "total_query_time", "total_wait_time")
+    columns = {"database": False, **dict.fromkeys(totals, True)}
+    found, _ = frame(STATS, 11800, columns, [("shop", queries, query_us, wait_us)], target="front")
+    columns = {"database": False, "user": False, "cl_waiting": True, "sv_active": True}
+    rows = [("shop", "me", pool.get("cl_waiting", 0), pool.get("sv_active", 0))]
+    pools, _ = frame(POOLS, 11800, columns, rows, target="front")
+    return Poll(Target(PGBOUNCER, "front", ""), frames=[found, pools], version=11800)
 
 
 def sleep_through(bouncer: Bouncer, seconds: float) -> None:
@@ -118,6 +146,204 @@ def test_waits_at_login_leave_the_time_in_the_server_unknown() -> None:
     found = values(derived(Poll(one, frames=[frame(4, 2074, 4362)], version=11800), memory, 2.0))
     assert found["stats.shop.wait_ms"] == 1.454
     assert "stats.shop.server_ms" not in found
+
+
+def test_means_say_nothing_while_no_query_has_ended(narrow: Bouncer) -> None:
+    """PgBouncer counts a query when it comes and its time when it ends: 0 ms would be a claim."""
+    memory: Memory = {}
+    sleep_through(narrow, 0)
+    look(target(narrow), memory, 100.0)
+    client = threading.Thread(target=sleep_through, args=(narrow, 2))
+    client.start()
+    until(lambda: values(asker(target(narrow)).poll().frames)[f"{POOL}.sv_active"] == 1)
+    _, found = look(target(narrow), memory, 110.0)
+    client.join()
+    assert found["stats.postgres.queries_per_second"] == 0.1
+    assert not MEANS & found.keys()
+    sleep_through(narrow, 0)
+    _, later = look(target(narrow), memory, 120.0)
+    assert later["stats.postgres.query_ms"] == pytest.approx(2000, abs=500)
+
+
+def test_means_around_a_pause_are_unknown_and_right_thereafter(narrow: Bouncer) -> None:
+    """Those who wait are counted before their wait, and served when nobody comes."""
+    memory: Memory = {}
+    sleep_through(narrow, 0)
+    look(target(narrow), memory, 100.0)
+    narrow.console("PAUSE", "pgadmin")
+    threads = [threading.Thread(target=sleep_through, args=(narrow, 0.1)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: values(asker(target(narrow)).poll().frames)[f"{POOL}.cl_waiting"] == 3)
+    _, during = look(target(narrow), memory, 110.0)
+    narrow.console("RESUME", "pgadmin")
+    for thread in threads:
+        thread.join()
+    sleep_through(narrow, 0)
+    _, after = look(target(narrow), memory, 120.0)
+    sleep_through(narrow, 0.5)
+    _, settled = look(target(narrow), memory, 130.0)
+    assert during["stats.postgres.queries_per_second"] == 0.3
+    assert not MEANS & during.keys()
+    assert after["stats.postgres.queries_per_second"] == 0.1
+    assert not MEANS & after.keys(), "four queries are not the time of one"
+    assert settled["stats.postgres.server_ms"] == pytest.approx(500, abs=100)
+
+
+def test_the_wait_of_a_query_still_at_work_leaves_the_next_poll_alone_too(narrow: Bouncer) -> None:
+    """Its wait was booked in the one poll, and all of its time is booked in the other."""
+    memory: Memory = {}
+    sleep_through(narrow, 0)
+    holder = psycopg2.connect(narrow.dsn("postgres"))
+    holder.cursor().execute("SELECT 1")
+    look(target(narrow), memory, 100.0)
+    waiter = threading.Thread(target=sleep_through, args=(narrow, 2))
+    waiter.start()
+    until(lambda: values(asker(target(narrow)).poll().frames)[f"{POOL}.maxwait_seconds"] > 1)
+    holder.rollback()
+    until(lambda: values(asker(target(narrow)).poll().frames)[f"{POOL}.cl_waiting"] == 0)
+    _, ahead = look(target(narrow), memory, 110.0)
+    waiter.join()
+    sleep_through(narrow, 0)
+    _, behind = look(target(narrow), memory, 120.0)
+    sleep_through(narrow, 0)
+    _, settled = look(target(narrow), memory, 130.0)
+    holder.close()
+    assert ahead["stats.postgres.wait_ms"] > 300
+    assert "stats.postgres.server_ms" not in ahead
+    assert "stats.postgres.server_ms" not in behind
+    assert settled["stats.postgres.server_ms"] < 100
+
+
+def test_waits_at_login_do_not_silence_the_next_poll() -> None:
+    """No server is at work in between: whatever waited has no time to come."""
+    memory: Memory = {}
+    for now, queries, query_us, wait_us, busy in (
+        (1.0, 1, 1000, 0, 0),
+        (2.0, 4, 2074, 4362, 0),
+        (3.0, 6, 6074, 4362, 1),
+        (4.0, 8, 7074, 9362, 1),
+        (5.0, 10, 17074, 9362, 0),
+    ):
+        found = values(derived(traffic(queries, query_us, wait_us, sv_active=busy), memory, now))
+        assert found.get("stats.shop.server_ms") == {3.0: 2}.get(now)
+
+
+def test_many_short_queries_have_means_though_some_wait_at_each_poll() -> None:
+    memory: Memory = {}
+    derived(traffic(0, 0, 0, cl_waiting=3), memory, 1.0)
+    found = values(derived(traffic(100, 800_000, 200_000, cl_waiting=13), memory, 2.0))
+    assert found["stats.shop.server_ms"] == 6
+    found = values(derived(traffic(200, 1_600_000, 400_000, cl_waiting=2), memory, 3.0))
+    assert "stats.shop.query_ms" not in found, "eleven more were served than came"
+
+
+def test_totals_leave_out_what_the_console_s_own_clients_ask(narrow: Bouncer) -> None:
+    """PgBouncer counts a query and a transaction for each of these; SHOW STATS tells how many."""
+    memory: Memory = {}
+    both = target(narrow, "count", "totals", "stats")
+    sleep_through(narrow, 0)
+    look(both, memory, 100.0)
+    for _ in range(3):
+        narrow.console("SHOW LISTS")
+    poll, idle = look(both, memory, 110.0)
+    sleep_through(narrow, 0.5)
+    _, found = look(both, memory, 120.0)
+    assert idle["totals.queries_per_second"] == idle["totals.xact_count"] == 0
+    assert "totals.query_ms" not in idle
+    assert found["totals.query_ms"] == pytest.approx(500, abs=100)
+    assert found["totals.xacts_per_second"] == 0.1
+    assert found["totals.query_count"] == 1
+    assert "stats.pgbouncer.total_query_count" not in values(poll.frames)
+
+
+def test_totals_without_stats_say_what_the_console_has_no_part_in(narrow: Bouncer) -> None:
+    memory: Memory = {}
+    alone = target(narrow, "count", "totals")
+    for now in (100.0, 110.0):
+        sleep_through(narrow, 0)
+        poll, found = look(alone, memory, now)
+    assert values(poll.frames)["totals.total_query_count"] == 4, "two of them our own"
+    assert found["totals.received_bytes_per_second"] > 0
+    assert found["totals.query_time_us"] > 0
+    names = ("query_ms", "wait_ms", "xact_ms", "queries_per_second", "query_count", "xact_count")
+    assert not {f"totals.{name}" for name in names} & found.keys()
+
+
+def test_a_client_of_the_console_between_the_two_answers_is_no_negative() -> None:
+    memory: Memory = {}
+    found = {}
+    for now, console, whole in ((1.0, 5, 106), (2.0, 7, 107)):
+        poll = Poll(Target(PGBOUNCER, "front", "", counters="count"), version=11800)
+        columns = {"name": False, "value": True}
+        answer, _ = frame(TOTALS, 11800, columns, [("total_query_count", whole)], target="front")
+        poll.frames, poll.console = [answer], {"total_query_count": console}
+        found = values(derived(poll, memory, now))
+        assert poll.counts["counter_resets"] == 0
+    assert found["totals.query_count"] == found["totals.queries_per_second"] == 0
+
+
+def test_with_include_admin_the_console_is_part_of_the_totals(narrow: Bouncer) -> None:
+    memory: Memory = {}
+    one = replace(target(narrow, "count", "totals", "stats"), include_admin=True)
+    look(one, memory, 100.0)
+    _, found = look(one, memory, 110.0)
+    assert found["totals.query_count"] == found["stats.pgbouncer.query_count"] == 1
+
+
+def test_a_restart_shows_though_all_totals_have_come_to_more(narrow: Bouncer) -> None:
+    """The console has fewer clients than before: that of each poll is one of them."""
+    memory: Memory = {}
+    sleep_through(narrow, 0)
+    for now in (98.0, 99.0, 100.0):
+        look(target(narrow, "count"), memory, now)
+    narrow.restart()
+    for _ in range(5):
+        sleep_through(narrow, 0.01)
+    poll, found = look(target(narrow, "count"), memory, 110.0)
+    assert poll.counts["counter_resets"] == 1
+    assert not [name for name in found if name.startswith("stats.")]
+
+
+def test_a_database_that_certainly_is_new_counts_from_0(narrow: Bouncer) -> None:
+    """Over the unix socket it is the same process for sure, and it had no such row."""
+    memory: Memory = {}
+    sleep_through(narrow, 0)
+    look(target(narrow, "count"), memory, 100.0)
+    for _ in range(2):
+        narrow.psql("SELECT 1", "template1")
+    _, found = look(target(narrow, "count"), memory, 110.0)
+    assert found["stats.template1.query_count"] == 2
+    assert found["stats.template1.queries_per_second"] == 0.2
+
+
+def test_a_database_that_may_have_counted_for_long_is_left_out(narrow: Bouncer) -> None:
+    """Over TCP another process may have answered; after a restart it is another one."""
+    memory: Memory = {}
+    sleep_through(narrow, 0)
+    look(over_tcp(narrow), memory, 100.0)
+    narrow.psql("SELECT 1", "template1")
+    _, found = look(over_tcp(narrow), memory, 110.0)
+    assert "stats.template1.query_count" not in found
+    narrow.psql("SELECT 1", "template1")
+    _, found = look(over_tcp(narrow), memory, 120.0)
+    assert found["stats.template1.query_count"] == 1
+    narrow.restart()
+    memory = {}
+    look(target(narrow, "count"), memory, 100.0)
+    narrow.restart()
+    narrow.psql("SELECT 1", "template1")
+    _, found = look(target(narrow, "count"), memory, 110.0)
+    assert not [name for name in found if name.startswith("stats.")]
+
+
+def test_the_console_is_never_new(narrow: Bouncer) -> None:
+    """It comes with include_admin after a reload, and has counted all the while."""
+    memory: Memory = {}
+    for now in (98.0, 99.0, 100.0):
+        look(target(narrow, "count"), memory, now)
+    _, found = look(replace(target(narrow, "count"), include_admin=True), memory, 110.0)
+    assert "stats.pgbouncer.query_count" not in found
 
 
 def test_a_restart_between_polls_is_no_spike_and_no_negative(narrow: Bouncer) -> None:

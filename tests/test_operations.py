@@ -16,7 +16,7 @@ from pgstats.ask import asker
 from pgstats.model import PGBOUNCER, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch
 from pgstats.shape import derived
-from pgstats.shape.derived import Memory
+from pgstats.shape.growth import Memory
 
 
 @pytest.fixture

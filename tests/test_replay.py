@@ -15,7 +15,11 @@ from pgstats.ask.answer import frame
 from pgstats.ask.connection import NUMERIC
 from pgstats.ask.pgbouncer import wanted
 from pgstats.catalogue import COLLECT, pgbouncer
-from pgstats.model import OTHER, PGBOUNCER, Metric, Query, Target
+from pgstats.model import OTHER, PGBOUNCER, Metric, Poll, Query, Target
+from pgstats.scratch import Bouncer
+from pgstats.shape import spread
+from tests.console import TEXT, console, table
+from tests.program import gauges, pgstats
 
 FOLDER = Path(__file__).parent / "data" / "pgbouncer-shows"
 VERSIONS = sorted(
@@ -152,6 +156,61 @@ def test_pool_sizes_of_users_are_withheld_where_they_are_wrong() -> None:
     assert "pool_size" not in [m.name for m in wrong.metrics]
     assert strange == 0
     assert "pool_size" in [m.name for m in right.metrics]
+
+
+def collecting(tmp_path: Path, dsn: str, *groups: str) -> str:
+    path = tmp_path / "pgstats.toml"
+    collect = f"collect = {json.dumps(groups)}\n" if groups else ""
+    path.write_text(f"[[pgbouncer]]\nname = 'front'\ndsn = \"{dsn}\"\n{collect}")
+    return str(path)
+
+
+def test_a_question_that_this_version_has_no_number_for_is_told_and_counted(
+    tmp_path: Path, bouncer: Bouncer
+) -> None:
+    """On the real server: SHOW USERS has numbers from 1.23 on, SHOW PEERS is of 1.19."""
+    file = collecting(tmp_path, bouncer.dsn("pgbouncer", "stats"), "lists", "users", "peers")
+    done = pgstats("once", "--dry-run", "--config", file)
+    assert done.returncode == 0, "nothing failed"
+    assert gauges(done.stdout)["pgstats.self.poll.front.unavailable_queries"] == 2
+    for text in ("SHOW USERS has nothing", "came with PgBouncer 1.23", "leave users out"):
+        assert text in done.stderr
+    assert "SHOW PEERS has nothing to ship here: this is PgBouncer 1.18" in done.stderr
+    assert "SHOW LISTS" not in done.stderr
+    proven = pgstats("check", "--config", file, "--json")
+    notes = [one["message"] for one in json.loads(proven.stdout) if one["status"] == "note"]
+    assert [note.split(" has ")[0] for note in notes] == ["SHOW PEERS", "SHOW USERS"]
+
+
+def test_what_pgstats_asks_by_itself_is_counted_and_not_told(
+    tmp_path: Path, bouncer: Bouncer
+) -> None:
+    """SHOW STATE is among the defaults, and Debian's PgBouncer has none: nobody asked for it."""
+    file = collecting(tmp_path, bouncer.dsn("pgbouncer", "stats"))
+    done = pgstats("once", "--dry-run", "--config", file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert gauges(done.stdout)["pgstats.self.poll.front.unavailable_queries"] == 1
+
+
+def test_an_answer_without_any_number_is_told_whatever_the_version(tmp_path: Path) -> None:
+    """Of a look-alike, or of a version nobody knows."""
+    answers = {"SHOW USERS": table("name pool_mode", "me session", kind=TEXT)}
+    with console(answers, "1.30.0") as one:
+        file = collecting(tmp_path, f"{one.dsn} dbname=pgbouncer", "users")
+        done = pgstats("once", "--dry-run", "--config", file)
+    assert gauges(done.stdout)["pgstats.self.poll.front.unavailable_queries"] == 1
+    assert "SHOW USERS has nothing to ship here: this is PgBouncer 1.30.0 (leave" in done.stderr
+
+
+def test_a_group_of_processes_tells_it_once() -> None:
+    target = Target(PGBOUNCER, "front", "")
+    peers = [
+        Poll(target, counts={"unavailable_queries": 1}, notes=["SHOW USERS has nothing"])
+        for _ in range(2)
+    ]
+    whole, *_ = spread(Poll(target, peers=peers, notes=["mind"]))
+    assert whole.notes == ["mind", "SHOW USERS has nothing"]
+    assert whole.counts["unavailable_queries"] == 1
 
 
 def test_text_numbers_are_read() -> None:

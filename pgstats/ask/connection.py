@@ -7,6 +7,8 @@ import math
 import os
 import re
 import select
+import socket
+import struct
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -214,6 +216,18 @@ class Connection:
     def parameter(self, name: str) -> str:
         """What the server said of itself at login, "" if nothing."""
         return str(self._raw.get_parameter_status(name) or "")
+
+    def process(self) -> str:
+        """The process that listens on the unix socket, as far as the kernel tells; else ""."""
+        line = self._line()
+        if line < 0 or not hasattr(socket, "SO_PEERCRED"):
+            return ""
+        with socket.socket(fileno=line) as peer:
+            if peer.family != socket.AF_UNIX:
+                return ""
+            seen = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid: int = struct.unpack("3i", seen)[0]
+        return str(pid) if pid > 0 else ""  # 0: of another namespace
 
     def allow(self, until: float) -> None:
         """Move the deadline, for the next poll on a kept connection."""

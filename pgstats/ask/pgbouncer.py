@@ -25,11 +25,10 @@ from pgstats.ask.dsn import merged, moved, parse_dsn
 from pgstats.ask.failure import failure, remedy
 from pgstats.ask.password import Secret
 from pgstats.catalogue import COLLECTED
-from pgstats.catalogue.pgbouncer import CONFIG, PEERS, POOLS, QUERIES
+from pgstats.catalogue.pgbouncer import ADMIN, CONFIG, PEERS, POOLS, QUERIES, STATS
 from pgstats.errors import AskError
-from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Query, Target
+from pgstats.model import PGBOUNCER, Failure, Frame, Number, Poll, Query, Target
 
-ADMIN = "pgbouncer"  # the console's own pseudo-database, which also has a pool and statistics
 _ADDRESSES = replace(PEERS, labels={name: name for name in ("peer_id", "host", "port")})
 #: What psycopg2 raises where a number is expected and there is none.
 UNREADABLE = (ValueError, ArithmeticError)
@@ -104,7 +103,7 @@ class _Visit:
     ) -> None:
         started = time.monotonic()
         self.target = target
-        self.poll = Poll(target, counts={"unknown_columns": 0})
+        self.poll = Poll(target, counts={"unknown_columns": 0, "unavailable_queries": 0})
         self._until = until
         self._texts: dict[str, str] = {}
         try:
@@ -126,7 +125,10 @@ class _Visit:
     def _read(self, console: Connection, burst: Burst | None) -> None:
         poll = self.poll
         poll.version = console.version
+        poll.process = console.process()
         poll.at = time.monotonic()
+        for query in lacking(self.target, console.version):
+            self._miss(query)
         for query in wanted(self.target, console.version):
             if console.closed:
                 break
@@ -161,26 +163,41 @@ class _Visit:
         except Exception as error:  # a bug of ours is no reason to lose the other answers
             self.poll.failures.append(Failure.bug(stage, error))
 
+    def _miss(self, query: Query) -> None:
+        """Count a question without an answer; tell it to those who asked it by name."""
+        self.poll.counts["unavailable_queries"] += 1
+        if self.target.collect and set(self.target.collect) != set(COLLECTED):
+            since = max(query.since, min(metric.since for metric in query.metrics))
+            self.poll.notes.append(
+                f"{query.title} has nothing to ship here: this is {_number(self.poll.version)}"
+                + f", its numbers came with {_number(since)}" * (since > self.poll.version)
+                + f" (leave {query.group} out of collect)"
+            )
+
     def _answer(self, console: Connection, query: Query) -> None:
-        columns, rows = self._ask(console, query)
+        columns, rows = _answered(console, query)
+        fit(query, columns, rows)
+        if query is STATS:
+            self.poll.console = _of_the_console(columns, rows, console.version)
+        elif query is CONFIG:
+            key, value = (list(columns).index(column) for column in ("key", "value"))
+            self._texts = {str(row[key]): str(row[value] or "") for row in rows}
+        rows = self._kept(query, columns, rows)
         found, strange = frame(
             query, console.version, columns, rows, target=self.target.name, tags=self.target.also
         )
         self.poll.frames.append(found)
         self.poll.counts["unknown_columns"] += strange
+        if not found.metrics:
+            self._miss(query)
 
-    def _ask(self, console: Connection, query: Query) -> tuple[Columns, Rows]:
-        """The answer to a command, without the console's own database unless that is wanted."""
-        columns, rows = _answered(console, query)
-        fit(query, columns, rows)
+    def _kept(self, query: Query, columns: Columns, rows: Rows) -> Rows:
+        """The rows of an answer, the console's own database left out unless that is wanted."""
         name = query.labels.get("database")
         if name and name in columns and not self.target.include_admin:
             at = list(columns).index(name)
             rows = [row for row in rows if row[at] != ADMIN]
-        if query is CONFIG:
-            key, value = (list(columns).index(column) for column in ("key", "value"))
-            self._texts = {str(row[key]): str(row[value] or "") for row in rows}
-        return columns, rows
+        return rows
 
     def _sample(self, console: Connection, burst: Burst) -> None:
         """Ask for the pools again and again, and keep what the poll alone would have missed."""
@@ -188,7 +205,9 @@ class _Visit:
         for _ in range(burst.times):
             if samples:
                 time.sleep(max(0.0, min(burst.every, self._until - time.monotonic())))
-            columns, rows = self._ask(console, POOLS)
+            columns, rows = _answered(console, POOLS)
+            fit(POOLS, columns, rows)
+            rows = self._kept(POOLS, columns, rows)
             samples.append(frame(POOLS, console.version, columns, rows, target=self.target.name)[0])
         self.poll.frames.append(peaks(samples, self.target))
 
@@ -218,6 +237,20 @@ def _answered(console: Connection, query: Query) -> tuple[Columns, Rows]:
     except UNREADABLE as error:
         text = "the answer holds something that is no number where one belongs"
         raise AskError(query.title, "other", text) from error
+
+
+def _of_the_console(columns: Columns, rows: Rows, version: int) -> dict[str, Number]:
+    """What SHOW STATS says of the console itself, by metric; nothing without such a row."""
+    at = list(columns).index(STATS.labels["database"])
+    own = [row for row in rows if row[at] == ADMIN]
+    found, _ = frame(STATS, version, columns, own, target="")
+    numbers = {m.name: row[n] for row in found.rows for n, m in enumerate(found.metrics, 1)}
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
+def _number(version: int) -> str:
+    """11800 is PgBouncer 1.18.0."""
+    return f"PgBouncer {version // 10000}.{version // 100 % 100}.{version % 100}"
 
 
 def _by_socket(target: Target) -> bool:
@@ -268,7 +301,16 @@ def sibling(target: Target, peer: str, folder: str, port: str = "") -> Target:
 
 def wanted(target: Target, version: int) -> list[Query]:
     """The commands to send: those asked for that this version has."""
-    return [q for q in QUERIES if q.since <= version and q.group in (target.collect or COLLECTED)]
+    return [q for q in _collected(target) if q.since <= version]
+
+
+def lacking(target: Target, version: int) -> list[Query]:
+    """Those asked for that this version has not."""
+    return [q for q in _collected(target) if q.since > version]
+
+
+def _collected(target: Target) -> list[Query]:
+    return [q for q in QUERIES if q.group in (target.collect or COLLECTED)]
 
 
 def connect(target: Target, until: float, secret: Secret | None) -> Connection:

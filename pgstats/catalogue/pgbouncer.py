@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pgstats.model import PGBOUNCER, Metric, Query
+
+ADMIN = "pgbouncer"  # the console's own pseudo-database, which also has a pool and statistics
 
 _YES_NO = {"yes": 1, "no": 0}
 _POOL_MODES = {"session": 1, "transaction": 2, "statement": 3}
@@ -427,6 +430,7 @@ def _growth(name: str, text: str, unit: str, per: str, of: Mapping[str, float]) 
 def _rates(group: str, labels: Mapping[str, str], received: str, sent: str) -> Query:
     """Means and rates since the last poll, of a group that has the totals of SHOW STATS."""
     queries, xacts = "total_query_count", "total_xact_count"
+    settled = "; not sent while none ends, nor around a PAUSE"
     return Query(
         PGBOUNCER,
         group,
@@ -434,26 +438,29 @@ def _rates(group: str, labels: Mapping[str, str], received: str, sent: str) -> Q
         metrics=(
             _growth(
                 "query_ms",
-                "Mean time of a query since the last poll, its wait for a server included",
+                "Mean time of a query since the last poll, its wait for a server included"
+                + settled,
                 *("ms", queries),
                 {"total_query_time_us": 1e-3},
             ),
             _growth(
                 "wait_ms",
-                "Mean wait for a server per query since the last poll",
+                "Mean wait for a server per query since the last poll" + settled,
                 *("ms", queries),
                 {"total_wait_time_us": 1e-3},
             ),
             _growth(
                 "server_ms",
-                "Mean time of a query in the server since the last poll: query_ms less wait_ms; "
-                "not sent where waits at login exceed it",
+                "Mean time of a query in the server since the last poll: query_ms less wait_ms. "
+                "Exact when none was under way at either poll, close while they are many and short "
+                "(a wait is booked as it ends, a query as that ends); not sent where more was "
+                "waited than queried, nor at the poll after" + settled.replace("not sent", "nor"),
                 *("ms", queries),
                 {"total_query_time_us": 1e-3, "total_wait_time_us": -1e-3},
             ),
             _growth(
                 "xact_ms",
-                "Mean time of a transaction since the last poll, its waits included",
+                "Mean time of a transaction since the last poll, its waits included" + settled,
                 *("ms", xacts),
                 {"total_xact_time_us": 1e-3},
             ),
@@ -479,7 +486,7 @@ def _rates(group: str, labels: Mapping[str, str], received: str, sent: str) -> Q
     )
 
 
-def _counts(query: Query) -> Query:
+def _counts(query: Query, new_rows: str = "") -> Query:
     """The totals of a query as statsd counters: what each grew by, under a name of its own."""
     return Query(
         PGBOUNCER,
@@ -488,7 +495,7 @@ def _counts(query: Query) -> Query:
         metrics=tuple(
             Metric(
                 m.name.removeprefix("total_"),
-                f"{m.help}: growth since the last poll, with counters = 'count'",
+                f"{m.help}: growth since the last poll, with counters = 'count'{new_rows}",
                 unit=m.unit,
                 kind="count",
                 of={m.name: 1},
@@ -499,15 +506,31 @@ def _counts(query: Query) -> Query:
     )
 
 
+#: Totals that the console's own clients add to: one for each that asked anything.
+OF_CONSOLES = frozenset({"total_xact_count", "total_query_count", "total_client_login_count"})
+
+
+def _of_clients(query: Query) -> Query:
+    """What is derived of totals that count the console's own clients as well, without these."""
+    known = "; less the console's own, for which `collect` must name stats too"
+    return replace(
+        query,
+        metrics=tuple(
+            replace(m, help=m.help + known) if OF_CONSOLES & {*m.of, m.per} else m
+            for m in query.metrics
+        ),
+    )
+
+
 #: What is computed from the growth of a query's totals: means and rates, then counters.
 DERIVED = {
     STATS.group: (
         _rates("stats", STATS.labels, "total_received_bytes", "total_sent_bytes"),
-        _counts(STATS),
+        _counts(STATS, "; over TCP a new database counts from its second poll on"),
     ),
     TOTALS.group: (
-        _rates("totals", {}, "total_client_bytes", "total_server_bytes"),
-        _counts(TOTALS),
+        _of_clients(_rates("totals", {}, "total_client_bytes", "total_server_bytes")),
+        _of_clients(_counts(TOTALS)),
     ),
 }
 
@@ -578,6 +601,7 @@ LIFECYCLE = Query(
 COMPUTED = (*(q for pair in DERIVED.values() for q in pair), SATURATION, CROWDING, BURST, LIFECYCLE)
 
 QUERIES = (
-    *(STATS, POOLS, LISTS, DATABASES, STATE, CONFIG),
-    *(TOTALS, USERS, CLIENTS, SERVERS, MEM, PEERS, PEER_POOLS, DNS_HOSTS, DNS_ZONES),
+    *(STATS, TOTALS),  # side by side: the console's row in the one is taken out of the other
+    *(POOLS, LISTS, DATABASES, STATE, CONFIG),
+    *(USERS, CLIENTS, SERVERS, MEM, PEERS, PEER_POOLS, DNS_HOSTS, DNS_ZONES),
 )

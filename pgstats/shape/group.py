@@ -19,7 +19,8 @@ def _group(poll: Poll) -> Poll:
     """The group is up while one of its processes is, and fails where one of them does."""
     peers = poll.peers
     there = [peer for peer in peers if peer.up]
-    whole = Poll(poll.target, seconds=poll.seconds, notes=poll.notes)
+    whole = Poll(poll.target, seconds=poll.seconds)
+    whole.notes = list(dict.fromkeys(note for one in (poll, *peers) for note in one.notes))
     whole.down = None if there else peers[0].down
     whole.partial = len(there) < len(peers)
     whole.failures = [
@@ -29,13 +30,28 @@ def _group(poll: Poll) -> Poll:
     ]
     # Sums over other processes than the last time have nothing to be compared with.
     whole.identity = " ".join(f"{peer.target.peer}={peer.identity}" for peer in there)
+    whole.process = _together(there)
+    whole.console = _consoles(there)
     whole.at = sum(peer.at for peer in there) / max(1, len(there))
     whole.version = max((peer.version for peer in there), default=0)
     whole.draining = bool(there) and all(peer.draining for peer in there)
-    strange = [peer.counts.get("unknown_columns", 0) for peer in there]
-    whole.counts = {"unknown_columns": max(strange, default=0)}
+    whole.counts = {
+        name: max((peer.counts.get(name, 0) for peer in there), default=0)
+        for name in ("unknown_columns", "unavailable_queries")
+    }
     whole.frames = _sums(poll.target, there)
     return whole
+
+
+def _together(peers: Sequence[Poll]) -> str:
+    """Which processes these are for certain: nothing unless each of them is known."""
+    return " ".join(peer.process for peer in peers) if all(p.process for p in peers) else ""
+
+
+def _consoles(peers: Sequence[Poll]) -> dict[str, Number]:
+    """What the consoles add to the sums, in so far as every one of them tells."""
+    common = set.intersection(*(set(peer.console) for peer in peers)) if peers else ()
+    return {name: sum(peer.console[name] for peer in peers) for name in sorted(common)}
 
 
 def _sums(target: Target, peers: Sequence[Poll]) -> list[Frame]:
