@@ -32,33 +32,48 @@ def table(columns: str, *rows: str, kind: int = NUMERIC) -> Answer:
 class Console:
     """Answers on a TCP port until closed; to a command that it does not know, with an error.
 
-    ``asked`` are the commands that came, ``most`` is how many connections there were at once.
+    ``asked`` are the commands that came, ``most`` is how many connections there were at once. With
+    a ``folder`` there is a unix socket beside the port.
     """
 
-    def __init__(self, answers: Mapping[str, Answer], version: str = "1.18.0") -> None:
+    def __init__(
+        self, answers: Mapping[str, Answer], version: str = "1.18.0", folder: str = ""
+    ) -> None:
         self.answers, self.version = dict(answers), version
         self.asked: list[str] = []
         self.open = self.most = 0
         self.pause = threading.Event()  # while it is set, commands are not answered
+        self.halt = ""  # nor is this one
+        self.dies_at = ""  # a command at which the connection ends
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._beside = socket.socket(socket.AF_UNIX) if folder else None
+        if self._beside:
+            self._beside.bind(f"{folder}/.s.PGSQL.{self.port}")
+            self._beside.listen()
+            threading.Thread(target=self._listen, args=(self._beside,), daemon=True).start()
+        threading.Thread(target=self._listen, args=(self._listener,), daemon=True).start()
 
     @property
     def dsn(self) -> str:
         """How to get here."""
         return f"host=127.0.0.1 port={self.port} user=stats"
 
+    def shut_down(self) -> None:
+        """Take no more connections over TCP, and keep those there are: SHUTDOWN WAIT_FOR_..."""
+        _shut(self._listener)
+
     def close(self) -> None:
         """Take no more connections."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.shut_down()
+        if self._beside:
+            _shut(self._beside)
 
-    def _listen(self) -> None:
+    def _listen(self, listener: socket.socket) -> None:
         with suppress(OSError):
             while True:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
@@ -92,7 +107,9 @@ class Console:
 
     def _answer(self, client: socket.socket, sql: str) -> None:
         self.asked.append(sql)
-        while self.pause.is_set():
+        if sql == self.dies_at:
+            raise EOFError
+        while self.pause.is_set() or sql == self.halt:
             if select.select([client], [], [], 0.05)[0]:
                 raise EOFError  # the other side has had enough
         found = self.answers.get(sql)
@@ -102,13 +119,21 @@ class Console:
 
 
 @contextmanager
-def console(answers: Mapping[str, Answer], version: str = "1.18.0") -> Iterator[Console]:
+def console(
+    answers: Mapping[str, Answer], version: str = "1.18.0", folder: str = ""
+) -> Iterator[Console]:
     """A console for a while."""
-    one = Console(answers, version)
+    one = Console(answers, version, folder)
     try:
         yield one
     finally:
         one.close()
+
+
+def _shut(listener: socket.socket) -> None:
+    with suppress(OSError):  # it may be closed already
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
 
 
 def _read(client: socket.socket, length: int) -> bytes:

@@ -83,7 +83,8 @@ def _job(target: Target, cycle: Cycle, state: State, log: Log) -> Job:
         _trace(failures, traced, log)
         log.state(f"statsd at {cycle.wire.url}", _lost(cycle))
         log.tell(DEBUG, cycle.told())
-        _save(state, log, SAVE_EVERY)
+        # What was added to a counter must not be added again after a kill.
+        _save(state, log, target.interval / 2 if target.counters == "count" else SAVE_EVERY)
         return Done(ok=not failures, seconds=poll.seconds)
 
     return Job(target.name, target.interval, work, one.close, target.timeout)

@@ -112,8 +112,8 @@ def _code(poll: Poll, answers: Mapping[str, Frame]) -> int | None:
     state = answers.get("state")
     if 1 in column(state, "suspended"):
         return _SUSPENDED
+    if poll.draining:  # SHUTDOWN WAIT_FOR_SERVERS pauses too, but there is no RESUME from it
+        return _DRAINING
     if 1 in column(state, "paused"):
         return _PAUSED
-    if poll.draining:
-        return _DRAINING
     return _ACTIVE if 1 in column(state, "active") else None
