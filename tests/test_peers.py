@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 
 from pgstats.ask import asker
-from pgstats.ask.pgbouncer import _refuses_tcp, _siblings, sibling
+from pgstats.ask.pgbouncer import _refuses_tcp, group_of, sibling
 from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
 from pgstats.shape import derived, frames, spread
@@ -150,9 +150,9 @@ class Recorded:
 def test_siblings_are_found_by_show_peers() -> None:
     rows: list[tuple[object, ...]] = [(1, "/run/pgb1", 6432, 4), (2, "/run/pgb2", 6432, 4)]
     rows += [(3, "10.0.0.9", 6432, 4)]  # a peer on another host shares no port
-    found = _siblings(Recorded(12401, rows))  # type: ignore[arg-type]
+    found = group_of(Recorded(12401, rows))  # type: ignore[arg-type]
     assert found == [("1", "/run/pgb1", "6432"), ("2", "/run/pgb2", "6432")]
-    assert _siblings(Recorded(11800, rows)) == []  # type: ignore[arg-type]
+    assert group_of(Recorded(11800, rows)) == []  # type: ignore[arg-type]
     target = Target(PGBOUNCER, "front", "host=localhost hostaddr=127.0.0.1 port=1 user=stats")
     one = sibling(target, *found[1])
     assert set(one.dsn.split()) == {"host=/run/pgb2", "hostaddr=''", "port=6432", "user=stats"}

@@ -30,6 +30,7 @@ from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, Failure, Frame, Number, Poll, Query, Target
 
 _ADDRESSES = replace(PEERS, labels={name: name for name in ("peer_id", "host", "port")})
+BY_CHANCE = "so_reuseport is on: this is one of several processes, met by chance"
 #: What psycopg2 raises where a number is expected and there is none.
 UNREADABLE = (ValueError, ArithmeticError)
 #: From this version on a process that is shut down keeps its unix socket for the console.
@@ -118,7 +119,7 @@ class _Visit:
     def door(self) -> tuple[str, str] | None:
         """Folder and port of the process's unix socket, if it can be reached from here."""
         folder = self._texts.get("unix_socket_dir", "")
-        if not folder.startswith("/") or not _on_this_host(self.target):
+        if not folder.startswith("/") or not on_this_host(self.target):
             return None
         return folder, self._texts.get("listen_port", "")
 
@@ -214,15 +215,14 @@ class _Visit:
     def _look_around(self, console: Connection) -> None:
         """Find out about siblings on the same port, and whether the port still is open."""
         poll = self.poll
-        if _by_socket(self.target):
+        if by_socket(self.target):
             poll.draining = console.version >= DRAINS_VISIBLY and _refuses_tcp(self._texts)
         elif self._texts.get("so_reuseport") == "1":
-            poll.siblings = _siblings(console) if _on_this_host(self.target) else []
+            poll.siblings = group_of(console) if on_this_host(self.target) else []
             if not poll.siblings:
                 poll.notes.append(
-                    "so_reuseport is on: this is one of several processes, met by chance "
-                    "(name their socket folders with sockets = [...], or give each a peer_id "
-                    "in pgbouncer.ini from 1.19 on)"
+                    f"{BY_CHANCE} (name their socket folders with sockets = [...], or give each a "
+                    "peer_id in pgbouncer.ini from 1.19 on)"
                 )
 
 
@@ -253,19 +253,20 @@ def _number(version: int) -> str:
     return f"PgBouncer {version // 10000}.{version // 100 % 100}.{version % 100}"
 
 
-def _by_socket(target: Target) -> bool:
+def by_socket(target: Target) -> bool:
     """Whether the DSN leads to a unix socket, and so always to the same process."""
     given = merged(target.dsn, {})
     return not given.get("hostaddr") and (given.get("host") or "/").startswith("/")
 
 
-def _on_this_host(target: Target) -> bool:
+def on_this_host(target: Target) -> bool:
+    """Whether the DSN leads to this machine over TCP, so that sockets can be reached as well."""
     given = merged(target.dsn, {})
     host = given.get("hostaddr") or given.get("host", "")
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _siblings(console: Connection) -> list[tuple[str, str, str]]:
+def group_of(console: Connection) -> list[tuple[str, str, str]]:
     """Number, socket folder and port of each process that SHOW PEERS knows, this one included."""
     if console.version < PEERS.since:
         return []
