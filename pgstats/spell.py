@@ -9,10 +9,10 @@ which most are, cost nothing.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pgstats.model import OTHER, SELF, Frame, Metric, Number, Query
 
@@ -23,8 +23,11 @@ _REST = str(OTHER)
 _UNFIT_PART = re.compile(r"[^A-Za-z0-9_-]")
 _UNFIT_VALUE = re.compile(r"[^A-Za-z0-9_.-]")
 
+# Receivers hold floats: what is larger would be infinite there.
+_GREATEST = int(1.7976931348623157e308)
+
 # What statsd calls a metric's kind, where it is no gauge. A total is a gauge that only grows.
-_TYPES = {"count": "c"}
+_TYPES = {"count": "c", "timing": "ms"}
 
 # Stand in a template for what differs from row to row: the path, the tags in the name, and those
 # behind the value. No name, tag or number holds them.
@@ -246,7 +249,7 @@ class Speller:
     def _column(
         self, numbers: Sequence[Number | None], metric: Metric, line: str
     ) -> Sequence[object]:
-        if set(map(type, numbers)) == {int} and min(numbers) >= 0:  # type: ignore[type-var, operator]
+        if _plain(numbers):
             return numbers
         texts = [spell_number(number) for number in numbers]
         self.counts.skipped_values += texts.count(None)
@@ -257,17 +260,28 @@ class Speller:
         return [pair + text if text and text.startswith("-") else text for text in texts]
 
 
+def _plain(numbers: Sequence[Any]) -> bool:
+    """Whether ``%s`` spells all of them right."""
+    return set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) <= _GREATEST
+
+
 def spell_number(number: Number | None) -> str | None:
     """A number as every receiver reads it: at most 6 decimals, no exponent, no negative zero.
 
     Not a number, infinite or unknown is None: nothing is sent.
     """
+    if number is None or not -_GREATEST <= number <= _GREATEST:  # so is what is not a number
+        return None
     if isinstance(number, int):
         return str(int(number))  # True is 1
-    if number is None or not math.isfinite(number):
-        return None
     fixed = f"{number:.6f}".rstrip("0").rstrip(".")
     return "0" if fixed == "-0" else fixed
+
+
+def template(name: str, kind: str, dialect: Dialect, tags: Mapping[str, str]) -> str:
+    """The line of a single name, with ``%s`` for its number. ``kind`` is as in `Metric`."""
+    pairs = [(key, clean(tag, tag=True)) for key, tag in sorted(tags.items())]
+    return f"{name}{dialect.tags(pairs)}:%s|{_TYPES.get(kind, 'g')}{dialect.trailer(pairs)}\n"
 
 
 def shape(query: Query, metric: Metric, dialect: Dialect, prefix: str) -> str:

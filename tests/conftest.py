@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from pgstats.errors import ScratchError
 from pgstats.scratch import Bouncer, Cluster, Scratch, conninfo, find_binaries
 from tests.node_statsd import NodeStatsd
 
 ROOT = Path(__file__).parent.parent
+
+# The same examples in every run, so that a failure is the change's; a busy machine is no failure.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 def pytest_report_header() -> list[str]:
