@@ -112,6 +112,12 @@ class Holder:
         """What stays the same as long as it goes on holding: itself and the transaction."""
         return self.key, self.xid
 
+    @property
+    def name(self) -> str:
+        """As a person is told who it is."""
+        names = {"pid": "pid", "gid": "prepared transaction", "slot_name": "slot"}
+        return next(f"{name} {self.row[key]}" for key, name in names.items() if key in self.row)
+
 
 @dataclass(frozen=True, slots=True)
 class Innocent:

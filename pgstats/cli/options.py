@@ -20,15 +20,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Seconds(click.ParamType):  # type: ignore[type-arg]
-    """A duration as the configuration writes it."""
+    """A duration as the configuration writes it; ``or_none`` takes 0 as well."""
 
     name = "duration"
+
+    def __init__(self, *, or_none: bool = False) -> None:
+        self._or_none = or_none
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         from pgstats.config import seconds  # noqa: PLC0415
 
+        if self._or_none and str(value) in ("0", "0s", "0.0"):
+            return 0.0
         try:
             return seconds(value)
         except ConfigError as error:
@@ -36,6 +41,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]
 
 
 SECONDS = _Seconds()
+SECONDS_OR_NONE = _Seconds(or_none=True)
 
 
 def option(*names: str, **more: Any) -> Callable[[F], F]:

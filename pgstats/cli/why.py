@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgstats.cli.main import FAILED, OK, UNAVAILABLE
-from pgstats.cli.options import SECONDS, configured, log_of, option, with_state, with_targets
+from pgstats.cli.options import (
+    SECONDS_OR_NONE,
+    configured,
+    log_of,
+    option,
+    with_state,
+    with_targets,
+)
 from pgstats.errors import AskError, ConfigError, UnknownName
 from pgstats.log import ERROR, Log
 
 if TYPE_CHECKING:
     from pgstats.ask import Witness
     from pgstats.config import Config
-    from pgstats.evidence import Sample
+    from pgstats.evidence import Asked, Sample
     from pgstats.model import Target
     from pgstats.why import Verdict
 
@@ -33,7 +39,7 @@ LOOKS = 3
 @with_state
 @option(
     "--watch",
-    type=SECONDS,
+    type=SECONDS_OR_NONE,
     default="10s",
     metavar="DURATION",
     show_default=True,
@@ -50,41 +56,117 @@ def command(*, table: str, watch: float, as_json: bool, **options: Any) -> int:
     clusters = [target for target in config.targets if target.family == "postgres"]
     if not clusters:
         raise ConfigError(["no PostgreSQL to ask: give --postgres DSN or a [[postgres]] entry"])
-    verdicts = [_investigated(target, config, table, watch, log) for target in clusters]
+    with ExitStack() as stack:
+        watches = [stack.enter_context(closing(_Watch(target))) for target in clusters]
+        _choose(watches, table)
+        _watch(watches, watch)
+        verdicts = _verdicts(watches, config, log)
     _print(verdicts, as_json=as_json)
     return _code(verdicts)
 
 
-def _investigated(target: Target, config: Config, table: str, watch: float, log: Log) -> Verdict:
+class _Watch:
+    """One cluster while it is looked at; whatever goes wrong ends the looking and is kept."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.asked: Asked | None = None
+        self.samples: list[Sample] = []
+        self.fault: AskError | None = None
+        self.witness: Witness | None = None
+        self._try(self._open)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self.witness:
+            self.witness.close()
+
+    def choose(self, table: str) -> None:
+        """Look at one table alone. Raises `UnknownName`."""
+        self._try(lambda: self._ask_for(table))
+
+    def look(self) -> None:
+        """Take another sample."""
+        if not self.fault:
+            self._try(self._sample)
+
+    @property
+    def standby(self) -> bool:
+        """Whether it is known to be one."""
+        return bool(self.samples and self.samples[-1].server.get("in_recovery"))
+
+    def _open(self) -> None:
+        from pgstats.ask import Witness  # noqa: PLC0415
+
+        self.witness = Witness(self.target)
+
+    def _ask_for(self, table: str) -> None:
+        if self.witness:
+            self.asked = self.witness.ask_for(table)
+
+    def _sample(self) -> None:
+        if self.witness:
+            self.samples.append(self.witness.sample())
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except AskError as error:
+            self.fault = error
+
+
+def _choose(watches: list[_Watch], table: str) -> None:
+    """Look at one table; clusters that do not have it are left out, unless none has."""
+    strangers = {}
+    for watch in watches if table else ():
+        try:
+            watch.choose(table)
+        except UnknownName as error:
+            strangers[watch.target.name] = error
+    if strangers and len(strangers) == len([watch for watch in watches if not watch.fault]):
+        raise click.UsageError("; ".join(f"{name}: {text}" for name, text in strangers.items()))
+    watches[:] = [watch for watch in watches if watch.target.name not in strangers]
+
+
+def _watch(watches: Sequence[_Watch], seconds: float) -> None:
+    """Look several times over the time of watching, the first time at once."""
+    looks = LOOKS if seconds else 1
+    for number in range(1, looks + 1):
+        for one in watches:
+            one.look()
+        if number < looks:
+            _progress(f"look {number} of {looks} taken; watching for {seconds:g} s")
+            time.sleep(seconds / (looks - 1))
+    _progress("")
+
+
+def _verdicts(watches: Sequence[_Watch], config: Config, log: Log) -> list[Verdict]:
+    standbys = {one.target.name: one.samples[-1] for one in watches if one.standby}
+    return [_verdict(one, config, standbys, log) for one in watches]
+
+
+def _verdict(watch: _Watch, config: Config, standbys: Mapping[str, Sample], log: Log) -> Verdict:
     """The verdict on one cluster; one that cannot be asked is unknown."""
-    from pgstats.ask import Witness  # noqa: PLC0415
     from pgstats.evidence import Limit, Sample  # noqa: PLC0415
     from pgstats.why import Case, judge  # noqa: PLC0415
 
-    try:
-        with closing(Witness(target)) as witness:
-            asked = witness.ask_for(table) if table else None
-            samples = list(_watched(witness, watch))
-            case = Case(target.name, samples, _heaps(samples), _seen(config, target, samples))
-            if asked:
-                case = replace(case, asked=asked.title, database=asked.database)
-            return judge(case)
-    except UnknownName as error:
-        raise click.UsageError(str(error)) from error
-    except AskError as error:
-        log.tell(ERROR, f"{target.name}: {error.stage}: {error}")
-        unasked = Case(target.name, [Sample(0, {})], asked=table)
-        return judge(unasked, [Limit("the whole server", str(error))])
-
-
-def _watched(witness: Witness, watch: float) -> Iterator[Sample]:
-    """Samples over the time of watching, the first one at once."""
-    yield witness.sample()
-    for look in range(1, LOOKS if watch else 1):
-        _progress(f"{witness.target.name}: look {look} of {LOOKS} taken, watching for {watch:g} s")
-        time.sleep(watch / (LOOKS - 1))
-        yield witness.sample()
-    _progress("")
+    limits = []
+    if watch.fault:
+        text = f"{watch.fault.stage}: {watch.fault}"
+        log.tell(ERROR, f"{watch.target.name}: {text}")
+        limits = [Limit("the server" if not watch.samples else "further samples", text)]
+    samples = watch.samples or [Sample(0, {})]
+    asked = watch.asked
+    case = Case(
+        watch.target.name,
+        samples,
+        _heaps(samples),
+        _seen(config, watch.target, samples),
+        asked.title if asked else "",
+        asked.database if asked else "",
+        {name: sample for name, sample in standbys.items() if name != watch.target.name},
+    )
+    return judge(case, limits)
 
 
 def _progress(text: str) -> None:

@@ -107,13 +107,18 @@ def _sessions(sample: Sample) -> Iterator[Holder]:
         yield Holder(
             cause=f"horizon.{_session_cause(row, building)}",
             kind=STANDBY if standby else BACKEND,
-            key=f"pid {row['pid']} {row.get('backend_start') or ''}".strip(),
+            key=session_key(row),
             row=row,
             xid=oldest[0],
             xid_age=oldest[1],
             database=row.get("datname") or "",
             since=_began(row),
         )
+
+
+def session_key(row: Record) -> str:
+    """A session in one transaction: short ones of the same session may inherit the same xid."""
+    return f"pid {row['pid']} {row.get('xact_start') or row.get('backend_start') or ''}".strip()
 
 
 def _session_cause(row: Record, building: set[int]) -> str:

@@ -53,9 +53,9 @@ def _ranked(found: Iterable[Found]) -> list[Found]:
     """
 
     def key(one: Found) -> tuple[bool, bool, int, int]:
-        age = one.holder.xid_age if one.holder else 0
-        late = (SEVERITIES.index(one.severity), -one.rows)
-        return (one.severity == INFO, one.holder is None, *((-age, 0) if one.holder else late))
+        if one.holder:  # of those with the same transaction its owner comes first
+            return one.severity == INFO, False, -one.holder.xid_age, -one.witnesses
+        return one.severity == INFO, True, SEVERITIES.index(one.severity), -one.rows
 
     return sorted(found, key=key)
 
@@ -86,7 +86,7 @@ def _alone(one: Found, rivals: Sequence[Found]) -> Found:
     age = one.holder.xid_age if one.holder else 0
     first = rivals[0].holder
     behind = first is not None and first.xid_age >= age
-    return replace(one, alone=0 if behind else None, next=first.key if first else "")
+    return replace(one, alone=0 if behind else None, next=first.name if first else "")
 
 
 def _limits(sample: Sample) -> Iterator[Limit]:

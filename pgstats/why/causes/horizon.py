@@ -72,7 +72,7 @@ def found(cause: Cause, case: Case, holder: Holder, **more: Any) -> Found:
         "rows": sum(heap.dead for heap in hit),
         "since": began,
         "since_known": holder.since is not None,
-        "root": owner[0] if owner else "",
+        "root": " ".join(owner[0].split()[:2]) if owner else "",
         "witnesses": _witnesses(holder, case.last),
     }
     return Found(cause, evidence=evidence(holder), holder=holder, **usual | more)
@@ -221,7 +221,7 @@ def _on_standby(one: Found, case: Case) -> Found:
             cure = {"standby": name, **shown}
             return replace(
                 one,
-                root=f"{name}: {holder.key}",
+                root=f"{holder.name} of {name}",
                 evidence={**one.evidence, **shown},
                 values={**one.values, **cure},
                 summary=_THERE[kind],
@@ -261,7 +261,7 @@ def _inherited(cause: Cause, case: Case) -> Iterator[Found]:
             case,
             here,
             witnesses=len(heirs),
-            root=key,
+            root=owner.name,
             values={**values(case), "heirs": database, "owned": owner.database},
             summary=_INHERITED[kind],
             remedies=(_TERMINATE if kind == "pid" else _ROLLBACK,),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pgstats.evidence import Holder, Record, Sample
+from pgstats.why.holders import session_key
 
 
 def owners(sample: Sample) -> dict[int, tuple[str, str]]:
@@ -12,8 +13,7 @@ def owners(sample: Sample) -> dict[int, tuple[str, str]]:
     found = {}
     for row in sample.rows("activity"):
         if row.get("backend_xid") is not None:
-            key = f"pid {row['pid']} {row.get('backend_start') or ''}".strip()
-            found[int(row["backend_xid"])] = key, row.get("datname") or ""
+            found[int(row["backend_xid"])] = session_key(row), row.get("datname") or ""
     for row in sample.rows("prepared"):
         found[int(row["transaction"])] = f"gid {row['gid']}", row["database"]
     return found
@@ -83,7 +83,6 @@ def _by_relation(sample: Sample, pid: int) -> list[Record]:
 def session(sample: Sample, key: str) -> Record:
     """The row of the session or prepared transaction of a holder's key."""
     for row in (*sample.rows("activity"), *sample.rows("prepared")):
-        own = f"gid {row['gid']}" if "gid" in row else f"pid {row['pid']}"
-        if key == own or key.startswith(f"{own} "):
+        if key == (f"gid {row['gid']}" if "gid" in row else session_key(row)):
             return row
     return {}

@@ -1,0 +1,109 @@
+"""Makes causes for real, asks `pgstats why`, and lets VACUUM itself say whether rows are stuck."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg2
+
+from pgstats.scratch import Cluster
+from tests.program import pgstats
+
+Document = dict[str, Any]
+
+#: Settings of a cluster in which autovacuum acts within seconds.
+EAGER: dict[str, object] = {
+    "autovacuum_naptime": "1s",
+    "autovacuum_max_workers": 2,
+    "max_prepared_transactions": 5,
+    "max_connections": 60,
+    "wal_level": "logical",
+    "max_wal_senders": 8,
+    "max_replication_slots": 8,
+}
+
+
+def why(
+    cluster: Cluster, table: str = "", *more: str, watch: str = "400ms", user: str = "watcher"
+) -> Document:
+    """The verdict of a role that has pg_monitor and nothing else; its exit code must fit."""
+    arguments = [table] if table else []
+    dsn = cluster.dsn(user=user)
+    options = ["--postgres", dsn, "--watch", watch, "--no-state", "--json", *more]
+    done = pgstats("why", *arguments, *options)
+    assert done.stderr == "", done.stderr
+    found: Document = json.loads(done.stdout)
+    several = found if isinstance(found, list) else [found]
+    verdicts = {one["verdict"] for one in several}
+    assert done.returncode == (1 if "held" in verdicts else 69 if "unknown" in verdicts else 0)
+    return found
+
+
+def accused(found: Document) -> list[str]:
+    """The causes that are more than a line of information, in their order."""
+    return [cause["id"] for cause in found["causes"] if cause["severity"] != "info"]
+
+
+def only(found: Document, cause_id: str) -> Document:
+    """The one cause that is accused, which must be this one."""
+    assert accused(found) == [cause_id], json.dumps(found, indent=1)
+    return next(cause for cause in found["causes"] if cause["id"] == cause_id)
+
+
+@contextmanager
+def session(cluster: Cluster, *statements: str, **settings: Any) -> Iterator[Any]:
+    """A connection that has run some statements in one transaction, and stays as it is."""
+    options = {"application_name": "culprit", **settings}
+    with closing(psycopg2.connect(cluster.dsn(**options))) as connection:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        yield connection
+
+
+def pid(connection: Any) -> int:
+    return int(connection.info.backend_pid)
+
+
+def stuck(cluster: Cluster, table: str, dbname: str = "postgres") -> int:
+    """How many dead rows VACUUM (VERBOSE) could not remove: the server's own word."""
+    with closing(psycopg2.connect(cluster.dsn(dbname))) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f"VACUUM (VERBOSE) {table}")
+        text = "".join(connection.notices)
+    told = re.findall(r"(\d+) (?:are dead but not yet removable|dead row versions cannot)", text)
+    assert told, text
+    return int(told[0])
+
+
+def until(true: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until something holds; it is an error when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "this did not come about in time"
+        time.sleep(0.05)
+
+
+def value(cluster: Cluster, sql: str, dbname: str = "postgres") -> str:
+    return cluster.psql(sql, dbname)
+
+
+def dead(cluster: Cluster, table: str, dbname: str = "postgres") -> int:
+    """Dead rows as the server counts them."""
+    text = cluster.psql(
+        f"SELECT n_dead_tup FROM pg_stat_all_tables WHERE relid = '{table}'::regclass", dbname
+    )
+    return int(text or 0)
+
+
+def churn(cluster: Cluster, table: str, rows: int = 2000, dbname: str = "postgres") -> None:
+    """Rewrite all rows of a table, and wait until the server has counted the dead ones."""
+    before = dead(cluster, table, dbname)
+    cluster.psql(f"UPDATE {table} SET v = v + 1", dbname)
+    until(lambda: dead(cluster, table, dbname) >= before + rows)
