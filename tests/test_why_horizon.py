@@ -15,7 +15,20 @@ import psycopg2.extras
 import pytest
 
 from pgstats.scratch import Cluster, Scratch
-from tests.why import EAGER, Document, accused, churn, dead, only, pid, session, stuck, until, why
+from tests.why import (
+    EAGER,
+    Document,
+    accused,
+    churn,
+    dead,
+    only,
+    pid,
+    session,
+    stuck,
+    until,
+    why,
+    why_both,
+)
 
 ROWS = 2000
 
@@ -208,14 +221,15 @@ def test_a_walsender_that_exported_a_snapshot(server: Cluster, table: str) -> No
     """Its transaction has no start."""
     dsn = server.dsn(application_name="exporter")
     factory = psycopg2.extras.LogicalReplicationConnection
-    with closing(psycopg2.connect(dsn, connection_factory=factory)) as connection:
-        with connection.cursor() as cursor:
-            cursor.create_replication_slot("exported", output_plugin="pgoutput")
-            found = held(server, table)
-            one = cause(found, "horizon.walsender_snapshot")
-            assert one["evidence"]["pid"] == pid(connection)
-            assert one["tables"] == ["postgres.public.churned"]
-            assert one["since"]
+    with (
+        closing(psycopg2.connect(dsn, connection_factory=factory)) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.create_replication_slot("exported", output_plugin="pgoutput")
+        one = cause(held(server, table), "horizon.walsender_snapshot")
+        assert one["evidence"]["pid"] == pid(connection)
+        assert one["tables"] == ["postgres.public.churned"]
+        assert one["since"]
     server.psql("SELECT pg_drop_replication_slot('exported')")
     freed(server, table)
 
@@ -346,15 +360,14 @@ def test_a_setting_that_defers_cleanup(server: Cluster, table: str) -> None:
 @pytest.mark.parametrize("slot", [None, "used"], ids=["without a slot", "through a slot"])
 def test_a_standby_with_feedback(server: Cluster, table: str, slot: str | None) -> None:
     with standby(server, slot) as other, session(other, *SNAPSHOT) as culprit:
-        until(lambda: server.psql(FED_BACK) == "t")
+        fed_back(server, other, culprit)
         found = only(held(server, table), "horizon.standby_feedback")
         assert found["evidence"]["application_name"] == "standby"
         assert "slot_name" in found["evidence"] or slot is None
-        both = ["--postgres", other.dsn(user="watcher")]
-        asked = why(server, "churned", *both)
-        one = cause(asked[0], "horizon.standby_feedback")
+        here, there = why_both(server, other, "churned")
+        one = cause(here, "horizon.standby_feedback")
         assert one["evidence"]["standby_pid"] == pid(culprit)
-        assert asked[1]["verdict"] == "unknown"
+        assert there["verdict"] == "unknown"
         assert one["remedy"][0]["command"] == f"SELECT pg_terminate_backend({pid(culprit)});"
     if slot:
         server.psql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
@@ -362,8 +375,8 @@ def test_a_standby_with_feedback(server: Cluster, table: str, slot: str | None) 
 
 
 def test_the_slot_of_a_standby_that_is_gone(server: Cluster, table: str) -> None:
-    with standby(server, "abandoned") as other, session(other, *SNAPSHOT):
-        until(lambda: server.psql(FED_BACK) == "t")
+    with standby(server, "abandoned") as other, session(other, *SNAPSHOT) as reader:
+        fed_back(server, other, reader)
         churn(server, table)
         other.kill()
     until(lambda: server.psql("SELECT active FROM pg_replication_slots") == "f")
@@ -379,12 +392,12 @@ def test_a_slot_on_the_standby_holds_the_primary(server: Cluster, table: str) ->
     """There is no query on the standby at all."""
     with standby(server, None) as other:
         other.psql("SELECT pg_create_physical_replication_slot('stale', true)")
-        with standby(other, "stale", name="leaf") as leaf, session(leaf, *SNAPSHOT):
-            until(lambda: server.psql(FED_BACK) == "t")
+        with standby(other, "stale", name="leaf") as leaf, session(leaf, *SNAPSHOT) as reader:
+            fed_back(other, leaf, reader)
             leaf.kill()
         churn(server, table)
-        asked = why(server, "churned", "--postgres", other.dsn(user="watcher"))
-        one = cause(asked[0], "horizon.standby_feedback")
+        here, _ = why_both(server, other, "churned")
+        one = cause(here, "horizon.standby_feedback")
         assert one["evidence"]["standby_slot_name"] == "stale"
         assert one["remedy"][0]["command"] == "SELECT pg_drop_replication_slot('stale');"
         other.psql(one["remedy"][0]["command"])
@@ -394,7 +407,8 @@ def test_a_slot_on_the_standby_holds_the_primary(server: Cluster, table: str) ->
 # ---- the innocent
 
 
-def test_a_running_and_a_waiting_vacuum_are_innocent(server: Cluster, table: str) -> None:
+@pytest.mark.usefixtures("table")
+def test_a_running_and_a_waiting_vacuum_are_innocent(server: Cluster) -> None:
     server.psql("CREATE TABLE slow AS SELECT i, 0 AS v FROM generate_series(1, 60000) i")
     server.psql("DELETE FROM slow WHERE i % 2 = 0")
     delay = "-c vacuum_cost_delay=100 -c vacuum_cost_limit=1"
@@ -435,8 +449,8 @@ def test_a_lost_slot_holds_nothing(server: Cluster, table: str) -> None:
     server.settings["max_slot_wal_keep_size"] = "1MB"
     server.reload()
     try:
-        with standby(server, "lost") as other, session(other, *SNAPSHOT):
-            until(lambda: server.psql(FED_BACK) == "t")
+        with standby(server, "lost") as other, session(other, *SNAPSHOT) as reader:
+            fed_back(server, other, reader)
             other.kill()
         until(lambda: server.psql("SELECT active FROM pg_replication_slots") == "f")
         for _ in range(4):
@@ -454,7 +468,8 @@ def test_a_lost_slot_holds_nothing(server: Cluster, table: str) -> None:
     freed(server, table)
 
 
-def test_pgstats_does_not_accuse_its_own_polls(server: Cluster, table: str) -> None:
+@pytest.mark.usefixtures("table")
+def test_pgstats_does_not_accuse_its_own_polls(server: Cluster) -> None:
     found = why(server, "churned")
     assert found["causes"] == []
 
@@ -462,8 +477,14 @@ def test_pgstats_does_not_accuse_its_own_polls(server: Cluster, table: str) -> N
 # ---- helpers
 
 SNAPSHOT = ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT 1 FROM pg_class")
-FED_BACK = """SELECT bool_or(x IS NOT NULL) FROM (SELECT xmin FROM pg_replication_slots UNION ALL
-    SELECT backend_xmin FROM pg_stat_replication) AS fed (x)"""
+
+
+def fed_back(primary: Cluster, standby: Cluster, reader: Any) -> None:
+    """Wait until the primary knows what a session on its standby needs."""
+    own = standby.psql(f"SELECT backend_xmin FROM pg_stat_activity WHERE pid = {pid(reader)}")
+    known = "SELECT xmin FROM pg_replication_slots"
+    known += " UNION ALL SELECT backend_xmin FROM pg_stat_replication"
+    until(lambda: own in primary.psql(known).split())
 
 
 def cause(found: Document, cause_id: str) -> Document:

@@ -33,15 +33,24 @@ def why(
 ) -> Document:
     """The verdict of a role that has pg_monitor and nothing else; its exit code must fit."""
     arguments = [table] if table else []
-    dsn = cluster.dsn(user=user)
-    options = ["--postgres", dsn, "--watch", watch, "--no-state", "--json", *more]
-    done = pgstats("why", *arguments, *options)
-    assert done.stderr == "", done.stderr
-    found: Document = json.loads(done.stdout)
-    several = found if isinstance(found, list) else [found]
-    verdicts = {one["verdict"] for one in several}
-    assert done.returncode == (1 if "held" in verdicts else 69 if "unknown" in verdicts else 0)
+    options = ["--postgres", cluster.dsn(user=user), "--watch", watch, "--no-state", "--json"]
+    found, code = run(*arguments, *options, *more)
+    assert code == {"clear": 0, "held": 1, "unknown": 69}[found["verdict"]]
     return found
+
+
+def why_both(first: Cluster, second: Cluster, table: str) -> tuple[Document, Document]:
+    """The verdicts on two clusters that are asked together."""
+    dsns = [word for one in (first, second) for word in ("--postgres", one.dsn(user="watcher"))]
+    (one, other), _ = run(table, *dsns, "--watch", "400ms", "--no-state", "--json")
+    return one, other
+
+
+def run(*arguments: str) -> tuple[Any, int]:
+    """What the command prints, which must be JSON and nothing else, and its exit code."""
+    done = pgstats("why", *arguments)
+    assert done.stderr == "", done.stderr
+    return json.loads(done.stdout), done.returncode
 
 
 def accused(found: Document) -> list[str]:
