@@ -90,7 +90,8 @@ def heap_view(version: int, *, asked: bool) -> View:
     """The heaps of one database: those ``asked`` for, with their TOAST, or all in need of a look.
 
     Rows have the columns of `heaps`, and what else of pg_class and the statistics tells why a
-    vacuum did not come or did not help. The parameter ``owners`` are oids of tables.
+    vacuum did not come or did not help. The parameter ``owners`` are oids of tables; before 16
+    the number in the name of a temporary schema leads to no process.
     """
     where = "coalesce(o.oid, c.oid) = ANY(%(owners)s)" if asked else "true"
     return View(
@@ -98,9 +99,15 @@ def heap_view(version: int, *, asked: bool) -> View:
         f"""WITH RECURSIVE {heaps(version, where)}
 SELECT to_jsonb(h) - '{{options}}'::text[] || jsonb_build_object(
        'oid', h.oid::bigint, 'owner', h.owner::bigint, 'root', h.root::bigint,
+       'user_catalog_table', EXISTS (SELECT FROM pg_options_to_table(t.reloptions)
+           WHERE option_name = 'user_catalog_table' AND option_value::bool),
        {_times("vacuum", "autovacuum", "analyze", "autoanalyze")},
        'reloptions', c.reloptions, 'owner_reloptions', t.reloptions,
-       'relnamespace', c.relnamespace::bigint, 'shared', c.relisshared,
+       'shared', c.relisshared, 'row_bytes', (
+           SELECT 28 + sum(CASE WHEN a.attlen > 0 THEN a.attlen ELSE 64 END) FROM pg_attribute a
+            WHERE a.attrelid = h.oid AND a.attnum > 0 AND NOT a.attisdropped),
+       'owner_pid', CASE WHEN h.persistent = 't' AND {version} >= 160000 THEN
+           pg_stat_get_backend_pid(substring(h.owner_schema FROM '^pg_temp_(.*)$')::int) END,
        'bytes', c.relpages::bigint * current_setting('block_size')::int,
        'index_bytes', (SELECT sum(x.relpages::bigint) * current_setting('block_size')::int
                          FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid

@@ -49,6 +49,10 @@ class Case:
         known = [when for when in (holder.since, self.seen.get(label(holder))) if when is not None]
         return min(known, default=None)
 
+    def over_since(self, heap: Heap) -> float:
+        """Since when a heap has been over its threshold, as far as anybody knows."""
+        return self.seen.get(f"over {heap.title}", self.samples[0].at)
+
     def _lasts(self, holder: Holder) -> bool:
         began = self.began(holder)
         if began is None:  # a slot without its standby does not move by itself

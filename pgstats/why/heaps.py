@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgstats.evidence import Record
+from pgstats.why.words import identifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,12 @@ class Heap:
         return f"{self.database}.{schema}.{name}"
 
     @property
+    def sql(self) -> str:
+        """The table that owns it, as SQL."""
+        schema, name = self["owner_schema"] or self["schema"], self["owner_name"] or self["name"]
+        return f"{identifier(schema)}.{identifier(name)}"
+
+    @property
     def dead(self) -> int:
         """Dead rows, estimated by the server."""
         return int(self["n_dead_tup"] or 0)
@@ -47,6 +54,24 @@ class Heap:
         first, last = self.rows[0], self.rows[-1]
         names = ("vacuum_count", "autovacuum_count")
         return any((last.get(name) or 0) > (first.get(name) or 0) for name in names)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it was over its threshold whenever somebody looked, and no vacuum ended."""
+        return not self.vacuumed and all(
+            row["n_dead_tup"] > row["threshold"] for row in self.rows if row.get("threshold")
+        )
+
+    @property
+    def reset(self) -> str:
+        """The options of its own, or of its table, that a TOAST table lives by."""
+        return "toast." if self["relkind"] == "t" and self["reloptions"] else ""
+
+    def option(self, name: str) -> str | None:
+        """An option as somebody typed it; a TOAST table with none of its own has its table's."""
+        options = self["reloptions"] or self["owner_reloptions"] or ()
+        pairs = (one.partition("=") for one in options)
+        return next((value for key, _, value in pairs if key == name), None)
 
     @property
     def last_vacuum(self) -> float | None:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from pgstats.why.cause import Cause
-from pgstats.why.causes import horizon
+from pgstats.why.causes import horizon, vacuum
 
-CAUSES: tuple[Cause, ...] = (*horizon.CAUSES,)
+CAUSES: tuple[Cause, ...] = (*horizon.CAUSES, *vacuum.CAUSES)
