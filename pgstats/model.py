@@ -58,7 +58,7 @@ class Metric:
     asks instead when that is cheaper. ``plus`` adds further columns, each with its factor
     (``maxwait`` + 0.000001 x ``maxwait_us``). ``formerly`` are the names older servers gave the
     same column. ``words`` are the numbers that stand for a text column's values, "*" for any
-    other. ``fold`` (sum, max, mean) says how rows that become one are combined, ``across`` how
+    other. ``fold`` (sum, max, min, mean) says how rows that become one are combined, ``across`` how
     the numbers of the processes behind one port are ("" for not at all). ``since`` and
     ``until`` are server versions as libpq numbers them (150018, 11800); ``until`` is the first
     one without it; 0 leaves the side open. From ``wrong_since`` on until before ``right_since``

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from pgstats.cli.metrics import entries
@@ -17,7 +18,7 @@ Everything that pgstats can ship, by group. This page is generated from the cata
 *Kind*: a `gauge` is a level; a `total` is a gauge that counts up since the server's start or
 reset; a `count` is a statsd counter, what was added since the last poll. *Since* and *until* are
 versions of the server. *Source* is the server's own column, or what the number is computed from.
-What is unknown is not sent.
+What is unknown is not sent. `pgstats metrics` has the sources that are cut here.
 """
 
 
@@ -44,7 +45,7 @@ def table(listed: list[dict[str, Any]]) -> str:
             entry["unit"] or "",
             entry["kind"],
             versions,
-            f"`{entry['source']}`".replace("|", "\\|") if entry["source"] else "",
+            f"`{shorten(entry['source'], 120)}`".replace("|", "\\|") if entry["source"] else "",
             entry["help"].replace("|", "\\|"),
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -86,6 +86,7 @@ def _own_labels(
 _FOLDS: Mapping[str, Callable[[list[Number]], Number | None]] = {
     "sum": sum,
     "max": lambda numbers: max(numbers, default=None),
+    "min": lambda numbers: min(numbers, default=None),
     "mean": lambda numbers: round(sum(numbers) / len(numbers), 6) if numbers else None,
 }
 

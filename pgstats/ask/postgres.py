@@ -96,7 +96,7 @@ class PostgresAsker:
         try:
             here, names = self._discover(session, poll)
             for query in CLUSTER:
-                if query.since <= session.version and not (standby and query.primary_only):
+                if query.on(session.version) and not (standby and query.primary_only):
                     self._ask_one(session, query, names, poll)
             self._look(session, poll)
         except AskError as error:  # without the list, or the connection, there is nothing to ask

@@ -70,7 +70,8 @@ def _source(query: Query, metric: Metric) -> str | None:
         return f"growth of {whole}" + f" per {metric.per}" * bool(metric.per)
     if not query.source:
         return None
-    return f"{' + '.join((metric.origin(), *metric.plus))} of {query.source}"
+    text = f"{' + '.join((metric.origin(), *metric.plus))} of {query.source}"
+    return " ".join(text.split())
 
 
 def _version(family: str, number: int) -> str | None:

@@ -6,13 +6,17 @@ same for less. Every name is found in pg_catalog, since the search path of pgsta
 
 from __future__ import annotations
 
+from pgstats.catalogue.postgres import locks, replication, sessions, vacuum, wal
 from pgstats.catalogue.postgres.database import DATABASE
 from pgstats.catalogue.postgres.horizon import HORIZON, WHY
 from pgstats.catalogue.postgres.server import DISCOVER, SERVER, STATISTICS, VENDORS
 from pgstats.catalogue.postgres.tables import TABLES, TOTALS
 
 #: Asked once in a cluster, after `SERVER`; each fails alone. ``%(databases)s`` are those polled.
-CLUSTER = (STATISTICS, DATABASE)
+CLUSTER = (
+    *(STATISTICS, DATABASE),
+    *(*sessions.QUERIES, *locks.QUERIES, *vacuum.QUERIES, *replication.QUERIES, *wal.QUERIES),
+)
 #: Asked in each database.
 EACH = (TABLES,)
 
