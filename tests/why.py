@@ -19,6 +19,7 @@ Document = dict[str, Any]
 #: Settings of a cluster in which autovacuum acts within seconds.
 EAGER: dict[str, object] = {
     "autovacuum_naptime": "1s",
+    "autovacuum_vacuum_insert_threshold": -1,  # no vacuum comes unasked for
     "autovacuum_max_workers": 2,
     "max_prepared_transactions": 5,
     "max_connections": 60,
