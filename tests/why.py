@@ -35,6 +35,7 @@ def why(
     """The verdict of a role that has pg_monitor and nothing else; its exit code must fit."""
     arguments = [table] if table else []
     options = ["--postgres", cluster.dsn(user=user), "--watch", watch, "--no-state", "--json"]
+    found: Document
     found, code = run(*arguments, *options, *more)
     assert code == {"clear": 0, "held": 1, "unknown": 69}[found["verdict"]]
     return found
