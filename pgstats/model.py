@@ -270,6 +270,18 @@ class Failure:
         return f"{text} ({self.remedy})" if self.remedy else text
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a server is: all that its machine is known by, and the port.
+
+    With ``several`` it is on one of several machines, and nobody knows on which.
+    """
+
+    hosts: tuple[str, ...]
+    port: str
+    several: bool = False
+
+
 @dataclass(slots=True)
 class Poll:
     """All that one target answered, and all that failed. A failed poll is a value.
@@ -291,6 +303,8 @@ class Poll:
     identity: str = ""
     process: str = ""  # which process it is for certain, "" where nothing proves it
     console: dict[str, Number] = field(default_factory=dict)  # SHOW STATS of the console itself
+    place: Site | None = None  # where the server itself is, None where that is unknown
+    leads: dict[str, Site] = field(default_factory=dict)  # where a PgBouncer's databases are
     refused: dict[str, str] = field(default_factory=dict)  # databases left out, and why
     draining: bool = False  # a PgBouncer that takes no new clients over TCP any more
     siblings: list[tuple[str, str, str]] = field(default_factory=list)  # number, folder, port

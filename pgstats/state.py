@@ -79,6 +79,11 @@ class State:
         entry.identity = identity or entry.identity
         return entry.memory
 
+    def memories(self, target: Target) -> list[Memory]:
+        """What is remembered of a target, and of each process behind its port."""
+        named = (target.family, target.name)
+        return [entry.memory for key, entry in self._entries.items() if key[:2] == named]
+
     def sent(self, target: Target) -> Memory:
         """What is remembered of what was shipped under a target's name, whoever answered."""
         return self._entry(target).sent

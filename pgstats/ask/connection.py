@@ -16,7 +16,9 @@ from typing import Any
 from pgstats.ask.dsn import Place, extensions, located, merged, moved, parse_dsn, places, psycopg2
 from pgstats.ask.failure import DeadlinePassed, remedy, translate
 from pgstats.ask.password import Secret
+from pgstats.ask.place import reached
 from pgstats.errors import AskError
+from pgstats.model import Site
 
 __all__ = ["FAULTS", "NUMERIC", "Connection", "moved", "parse_dsn", "psycopg2"]
 
@@ -212,6 +214,10 @@ class Connection:
     def version(self) -> int:
         """The server's version as libpq numbers it, 150018 or 11800."""
         return int(self._raw.server_version)
+
+    def place(self) -> Site:
+        """Where the server is that answers."""
+        return reached(self._raw.info.dsn_parameters)
 
     def parameter(self, name: str) -> str:
         """What the server said of itself at login, "" if nothing."""

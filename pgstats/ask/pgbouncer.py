@@ -24,10 +24,11 @@ from pgstats.ask.connection import Connection
 from pgstats.ask.dsn import merged, moved, parse_dsn
 from pgstats.ask.failure import failure, remedy
 from pgstats.ask.password import Secret
+from pgstats.ask.place import behind
 from pgstats.catalogue import COLLECTED
-from pgstats.catalogue.pgbouncer import ADMIN, CONFIG, PEERS, POOLS, QUERIES, STATS
+from pgstats.catalogue.pgbouncer import ADMIN, CONFIG, DATABASES, PEERS, POOLS, QUERIES, STATS
 from pgstats.errors import AskError
-from pgstats.model import PGBOUNCER, Failure, Frame, Number, Poll, Query, Target
+from pgstats.model import PGBOUNCER, Failure, Frame, Number, Poll, Query, Site, Target
 
 _ADDRESSES = replace(PEERS, labels={name: name for name in ("peer_id", "host", "port")})
 BY_CHANCE = "so_reuseport is on: this is one of several processes, met by chance"
@@ -127,6 +128,7 @@ class _Visit:
         poll = self.poll
         poll.version = console.version
         poll.process = console.process()
+        poll.place = console.place()
         poll.at = time.monotonic()
         for query in lacking(self.target, console.version):
             self._miss(query)
@@ -184,6 +186,8 @@ class _Visit:
             key, value = (list(columns).index(column) for column in ("key", "value"))
             self._texts = {str(row[key]): str(row[value] or "") for row in rows}
         rows = self._kept(query, columns, rows)
+        if query is DATABASES and self.poll.place:
+            self.poll.leads = _leads(columns, rows, self.poll.place)
         found, strange = frame(
             query, console.version, columns, rows, target=self.target.name, tags=self.target.also
         )
@@ -246,6 +250,16 @@ def _of_the_console(columns: Columns, rows: Rows, version: int) -> dict[str, Num
     found, _ = frame(STATS, version, columns, own, target="")
     numbers = {m.name: row[n] for row in found.rows for n, m in enumerate(found.metrics, 1)}
     return {name: number for name, number in numbers.items() if number is not None}
+
+
+def _leads(columns: Columns, rows: Rows, front: Site) -> dict[str, Site]:
+    """Where each database of SHOW DATABASES is; nothing where the answer does not say."""
+    names = list(columns)
+    if not {"name", "host", "port"} <= set(names):
+        return {}
+    at = [names.index(name) for name in ("name", "host", "port")]
+    picked = ([row[n] for n in at] for row in rows)
+    return {str(name): behind(host, port, front) for name, host, port in picked}
 
 
 def _number(version: int) -> str:

@@ -87,6 +87,7 @@ class PostgresAsker:
 
     def _greet(self, session: Session, poll: Poll) -> bool:
         poll.version = session.version
+        poll.place = session.place()
         server = session.answer(SERVER, poll)
         poll.frames.append(server)
         names = [metric.name for metric in server.metrics]

@@ -8,7 +8,7 @@ from typing import Any
 from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.connection import Connection, parse_dsn
 from pgstats.ask.password import Secret
-from pgstats.model import POSTGRES, Frame, Poll, Target
+from pgstats.model import POSTGRES, Frame, Poll, Site, Target
 
 LOCK_TIMEOUT_MS = 250
 
@@ -71,6 +71,10 @@ class Session:
     def closed(self) -> bool:
         """Whether the connection is gone."""
         return self._connection.closed
+
+    def place(self) -> Site | None:
+        """Where the server is; behind a pool only PgBouncer knows."""
+        return None if self._pooled else self._connection.place()
 
     @property
     def version(self) -> int:

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from pgstats import shape, why
 from pgstats.ask import Burst, asker, unmatched
 from pgstats.config import Config
-from pgstats.model import Failure, Frame, Poll, Target
+from pgstats.model import PGBOUNCER, POSTGRES, Failure, Frame, Poll, Target
 from pgstats.ship import Wire, wire
 from pgstats.spell import DIALECTS, Counts, Speller
 from pgstats.state import State
@@ -100,6 +100,8 @@ class Cycle:
         Says whether the wire took everything.
         """
         with self._state.lock:
+            for poll in polls:
+                _bounded(poll, partial(self._commit, poll), None)
             found = [self._shaped(poll, skipped_runs) for poll in polls]
             found += _bounded(polls[0], lambda: self._lost(polls), list[_Shaped]())
         text = "".join(self._spelled(one, skipped_runs) for one in found)
@@ -111,12 +113,24 @@ class Cycle:
         self.fault = fault or self.wire.fault
         return told and taken
 
+    def _commit(self, poll: Poll) -> None:
+        """Keep what a PgBouncer may open for the polls of the clusters it leads to."""
+        if poll.target.family == PGBOUNCER:
+            memory = self._state.of(poll.target, poll.identity)
+            shape.commit(poll, memory, self._tally.epoch + poll.at)
+
+    def _overcommit(self, poll: Poll, at: float) -> list[Frame]:
+        fronts = [t for t in self._config.targets if t.family == PGBOUNCER]
+        return shape.overcommit(poll, map(self._state.memories, fronts), at)
+
     def _shaped(self, poll: Poll, skipped_runs: int) -> _Shaped:
         """All that is to be said of a target, and of how that went."""
         memory = self._state.of(poll.target, poll.identity)
         at = self._tally.epoch + poll.at
         implied = _bounded(poll, lambda: shape.derived(poll, memory, at), list[Frame]())
         implied += _bounded(poll, lambda: why.frames(poll, memory), list[Frame]())
+        if poll.target.family == POSTGRES:
+            implied += _bounded(poll, lambda: self._overcommit(poll, at), list[Frame]())
         value, sent = self._config.statsd.on_vanish, self._state.sent(poll.target)
         said = [*implied, *shape.frames(poll, skipped_runs)]
         last = _bounded(

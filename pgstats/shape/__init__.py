@@ -2,7 +2,18 @@
 
 from pgstats.shape.derived import derived
 from pgstats.shape.group import spread
+from pgstats.shape.overcommit import commit, overcommit
 from pgstats.shape.own import frames, shipping
 from pgstats.shape.retired import ended, restore, retired
 
-__all__ = ["derived", "ended", "frames", "restore", "retired", "shipping", "spread"]
+__all__ = [
+    "commit",
+    "derived",
+    "ended",
+    "frames",
+    "overcommit",
+    "restore",
+    "retired",
+    "shipping",
+    "spread",
+]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pgstats.catalogue.postgres import locks, replication, sessions, vacuum, wal
 from pgstats.catalogue.postgres.database import DATABASE
 from pgstats.catalogue.postgres.horizon import HORIZON, WHY
+from pgstats.catalogue.postgres.overcommit import OVERCOMMIT
 from pgstats.catalogue.postgres.server import DISCOVER, SERVER, STATISTICS, VENDORS
 from pgstats.catalogue.postgres.tables import TABLES, TOTALS
 
@@ -21,7 +22,7 @@ CLUSTER = (
 EACH = (TABLES,)
 
 #: Worked out from the answers.
-COMPUTED = (HORIZON, WHY)
+COMPUTED = (HORIZON, WHY, OVERCOMMIT)
 
 QUERIES = (SERVER, *CLUSTER, *EACH, TOTALS, *COMPUTED)
 

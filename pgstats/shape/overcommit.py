@@ -1,0 +1,140 @@
+"""Over-commit across both halves: what pools may open, against the connections a cluster has.
+
+The answers come from several targets, which may be polled at different times: what each PgBouncer
+may open, and where, is remembered with the time it was true.
+
+A pool is a database and a user that SHOW POOLS lists: each may open ``pool_size`` servers (its
+user's own, where SHOW USERS is collected and tells it) and ``reserve_pool_size`` more, and all
+those of a database no more than its ``max_connections``. Limits by user are not taken into account.
+Each process behind a port has pools of its own. A cluster is the one that a pool leads to when port
+and host are the same: the host as it stands in both configurations, or the address that its name
+has for pgstats; what is on PgBouncer's own machine is where PgBouncer is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pgstats.catalogue.postgres.overcommit import OVERCOMMIT
+from pgstats.model import Frame, Number, Poll, Row, Site
+
+Memory = dict[str, Any]
+
+#: Intervals of a PgBouncer after which what it said last counts no more.
+STALE = 3
+#: From this version on a pool_size of 0 is no limit.
+_UNLIMITED = 12400
+
+
+def commit(poll: Poll, memory: Memory, now: float) -> None:
+    """Remember what a process of PgBouncer may open, and where: ``now`` is when that was true.
+
+    What is known from before stays while it is down, to tell whom its silence concerns; one that
+    never answered concerns nobody.
+    """
+    if not poll.up:
+        memory.setdefault("commitments", {"until": now, "databases": []})
+        return
+    answers = {frame.query.group: frame for frame in poll.frames if frame.query.sql}
+    if poll.place is None or not answers.keys() >= {"databases", "pools"}:
+        memory.pop("commitments", None)
+        return
+    memory["commitments"] = {
+        "until": now + STALE * poll.target.interval,
+        "databases": [
+            [list(place.hosts), place.port, *_openable(name, place, answers, poll)]
+            for name, place in poll.leads.items()
+        ],
+    }
+
+
+def _by_chance(answers: Mapping[str, Frame], poll: Poll) -> bool:
+    """Whether this may be one of several processes whose number nobody knows."""
+    shares = _numbers(answers.get("config"), "so_reuseport").get((), (None,))
+    return shares == (1,) and not poll.target.peer
+
+
+def _numbers(frame: Frame | None, *names: str) -> dict[Row, tuple[Number | None, ...]]:
+    """Those metrics of each row, by its labels; None where there is no such metric."""
+    if frame is None:
+        return {}
+    width = len(frame.query.labels)
+    places = {metric.name: at for at, metric in enumerate(frame.metrics, width)}
+    wanted = [places.get(name) for name in names]
+    return {
+        row[:width]: tuple(None if at is None else row[at] for at in wanted) for row in frame.rows
+    }
+
+
+def _openable(
+    database: str, place: Site, answers: Mapping[str, Frame], poll: Poll
+) -> tuple[int, Number | None]:
+    """The pools of a database, and how many servers they may open.
+
+    None is without a limit, or where nobody knows: one of several servers or processes was met.
+    """
+    limits = ("pool_size", "reserve_pool_size")
+    own = _numbers(answers["databases"], *limits, "max_connections").get((database,))
+    users = _numbers(answers.get("users"), *limits)
+    members = [user for name, user in _numbers(answers["pools"]) if name == database]
+    if own is None or place.several or _by_chance(answers, poll):
+        return len(members), None
+    *defaults, most = own
+    sizes = [_size(users.get((user,), ()), defaults, poll.version) for user in members]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    bounds = [bound for bound in (total, most or None) if bound is not None]
+    return len(members), min(bounds, default=None) if members else 0
+
+
+def _size(
+    theirs: Sequence[Number | None], defaults: Sequence[Number | None], version: int
+) -> Number | None:
+    """What one pool may open; None without a limit, or where that is unknown."""
+    size, reserve = (
+        default if given is None else given
+        for given, default in zip(theirs or (None, None), defaults, strict=True)
+    )
+    if size is None or (size == 0 and version >= _UNLIMITED):
+        return None
+    return size + (reserve or 0)
+
+
+def overcommit(poll: Poll, fronts: Iterable[Sequence[Memory]], now: float) -> list[Frame]:
+    """What leads to a polled cluster, where all of it is known.
+
+    ``fronts`` is what is remembered of each polled PgBouncer: a memory for each of its processes.
+    A cluster that none leads to gets a frame without a row.
+    """
+    if poll.place is None:
+        return []
+    found = []
+    for memories in fronts:
+        known = [memory["commitments"] for memory in memories if "commitments" in memory]
+        led = [_leading(one, poll.place) for one in known]
+        if not known or any(
+            one["until"] < now and here for one, here in zip(known, led, strict=True)
+        ):
+            return []
+        found += [entry for here in led for entry in here]
+    return [poll.target.frame(OVERCOMMIT, OVERCOMMIT.metrics, _rows(poll, found))]
+
+
+def _leading(commitments: Memory, place: Site) -> list[tuple[int, Number | None]]:
+    """The pools and sizes of what leads to a place."""
+    return [
+        (pools, size)
+        for hosts, port, pools, size in commitments["databases"]
+        if port == place.port and set(hosts) & set(place.hosts)
+    ]
+
+
+def _rows(poll: Poll, found: Sequence[tuple[int, Number | None]]) -> list[Row]:
+    if not found:
+        return []
+    sizes = [size for _, size in found if size is not None]
+    total = sum(sizes) if len(sizes) == len(found) else None
+    connections = next((f for f in poll.frames if f.query.group == "connections"), None)
+    usable = next(iter(_numbers(connections, "usable").values()), (None,))[0]
+    ratio = round(total / usable, 6) if total is not None and usable else None
+    return [(sum(pools for pools, _ in found), total, ratio)]
