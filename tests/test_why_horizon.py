@@ -559,13 +559,27 @@ class Standby(Cluster):
     _count = itertools.count()
 
     def __init__(self, primary: Cluster, slot: str | None, name: str) -> None:
-        own = {"hot_standby_feedback": "on", "wal_receiver_status_interval": "1s"}
+        own = {
+            "hot_standby_feedback": "on",
+            "wal_receiver_status_interval": "1s",
+            "primary_conninfo": primary.dsn(application_name=name),
+            "primary_slot_name": slot or "",
+        }
         super().__init__(primary.scratch, {**EAGER, **own}, name=f"{name}{next(self._count)}")
+        if slot:
+            primary.psql(_MAKE_SLOT.format(slot))
+        self._copy(primary)
+
+    def _copy(self, primary: Cluster) -> None:
+        """A copy at rest: not every package of a server has pg_basebackup."""
         shutil.rmtree(self.data)
-        binary = primary.scratch.binaries.postgres / "pg_basebackup"
-        there = f"SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}'"
-        made = primary.psql(there) == "1"
-        through = ["-S", slot, *([] if made else ["-C"])] if slot else []
-        options = ["-R", "--checkpoint=fast", *through]
-        dsn = primary.dsn(application_name=name)
-        primary.scratch.run([binary, "-D", self.data, *options, "-d", dsn])
+        primary.stop()
+        primary.scratch.run(["cp", "-a", primary.data, self.data])
+        primary.start()
+        for slot in (self.data / "pg_replslot").iterdir():
+            shutil.rmtree(slot)
+        primary.scratch.run(["touch", self.data / "standby.signal"])
+
+
+_MAKE_SLOT = """SELECT pg_create_physical_replication_slot('{0}', true)
+ WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{0}')"""
