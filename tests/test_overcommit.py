@@ -191,7 +191,15 @@ def test_without_a_limit_there_is_no_sum(polls: tuple[Poll, Poll]) -> None:
     front.version = 12400
     commit(front, known, 1000)
     assert numbers(overcommit(main, [[known]], 1000)) == (4, None, None)
-    front.leads["small"] = Site(("192.0.2.7",), "5432")
+
+
+@pytest.mark.parametrize("change", [{"hosts": ("192.0.2.7",)}, {"port": "1"}])
+def test_pools_that_lead_elsewhere_are_left_out(
+    polls: tuple[Poll, Poll], change: dict[str, Any]
+) -> None:
+    main, front = polls
+    front.leads["small"] = replace(front.leads["small"], **change)
+    known: dict[str, Any] = {}
     commit(front, known, 1000)
     assert numbers(overcommit(main, [[known]], 1000))[:2] == (2, 4)
 
