@@ -59,8 +59,8 @@ class Witness:
     """Takes samples of one cluster, with at most two connections, until closed.
 
     One is kept to the DSN's database; the other visits one database after the other. Every
-    statement is a transaction of its own, so that nothing is held between samples. Raises `AskError`
-    where the cluster cannot be asked at all.
+    statement is a transaction of its own, so that nothing is held between samples. Raises
+    `AskError` where the cluster cannot be asked at all.
     """
 
     def __init__(self, target: Target) -> None:
@@ -105,11 +105,12 @@ class Witness:
         found = sample(self._kept, VIEWS, relations=sorted(self._relations))
         return Sample(found.version, found.views, heaps, {**found.missing, **failures})
 
-    def session(self, pid: int) -> Record | None:
-        """What pg_stat_activity says of one session now; None when it has gone."""
-        views = [view for view in VIEWS if view.name == "activity"]
-        rows = sample(self._kept, views).rows("activity")
-        return next((row for row in rows if row["pid"] == pid), None)
+    def sessions(self) -> Sequence[Record]:
+        """What pg_stat_activity says now of all sessions that are not idle."""
+        self._kept.until = time.monotonic() + self.target.timeout
+        return sample(self._kept, [view for view in VIEWS if view.name == "activity"]).rows(
+            "activity"
+        )
 
     def _heaps(self, database: str) -> Sequence[Record]:
         owners = None if self._owners is None else self._owners[database]

@@ -166,7 +166,12 @@ def _verdict(watch: _Watch, config: Config, standbys: Mapping[str, Sample], log:
         asked.database if asked else "",
         {name: sample for name, sample in standbys.items() if name != watch.target.name},
     )
-    return judge(case, limits)
+    verdict = judge(case, limits)
+    if watch.fault or not watch.witness:
+        return verdict
+    from pgstats.cli.tracing import traced  # noqa: PLC0415
+
+    return traced(verdict, watch.witness, config)
 
 
 def _progress(text: str) -> None:

@@ -67,7 +67,8 @@ class Found:
     ``evidence`` is by the names of the columns it comes from; ``values`` are further words for the
     texts; ``summary`` and ``remedies`` go before those of the cause. ``tables`` are written
     database.schema.table. ``root`` is who is behind the holder. ``alone`` says how many rows could
-    go if this alone ended (None: nobody knows), ``next`` who holds them then.
+    go if this alone ended (None: nobody knows), ``next`` who holds them then. ``sessions`` are the
+    culprit and who is behind it; ``client`` and ``blocker`` are their applications, once traced.
     """
 
     cause: Cause
@@ -85,7 +86,9 @@ class Found:
     root: str = ""
     alone: int | None = None
     next: str = ""
+    sessions: tuple[Record, ...] = ()
     client: Client | None = None
+    blocker: Client | None = None
     limits: tuple[str, ...] = ()
 
 

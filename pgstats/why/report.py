@@ -34,8 +34,8 @@ def words(found: Found) -> Mapping[str, Any]:
     values = _Words({**found.evidence, **found.values})
     values["who"] = who(found)
     values["lasting"] = _lasting(found)
-    if found.client and found.client.kill:
-        values["kill"] = found.client.kill
+    if found.blocker:
+        values["blocker"] = f"{values['blocker']} ({_application(found.blocker)})"
     return values
 
 

@@ -74,6 +74,7 @@ def found(cause: Cause, case: Case, holder: Holder, **more: Any) -> Found:
         "since_known": holder.since is not None,
         "root": " ".join(owner[0].split()[:2]) if owner else "",
         "witnesses": _witnesses(holder, case.last),
+        "sessions": (holder.row,) if holder.row.get("datid") else (),
     }
     return Found(cause, evidence=evidence(holder), holder=holder, **usual | more)
 
@@ -149,6 +150,7 @@ def _blocked(one: Found, case: Case, pid: int) -> Found:
     return replace(
         one,
         evidence={**one.evidence, "blockers": blockers},
+        sessions=(*one.sessions, *((row,) if kind == "pid" else ())),
         values={**one.values, **cure},
         root=who,
         summary="{who} waits for a lock of {blocker}{lasting} (pid {pid})",

@@ -342,6 +342,7 @@ def _pinned(cause: Cause, case: Case) -> Iterator[Found]:
             told,
             values={**told, "pid": suspects[0]["pid"] if suspects else None},
             remedies=(_TERMINATE,) if suspects else (),
+            sessions=tuple(suspects[:1]),
         )
 
 
@@ -382,6 +383,7 @@ def _lock_held(cause: Cause, case: Case) -> Iterator[Found]:
                 remedies=(_TERMINATE if kind == "pid" else _ROLLBACK,),
                 since=since,
                 since_known=since is not None,
+                sessions=(row,) if "datid" in row else (),
             )
 
 
