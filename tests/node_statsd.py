@@ -13,17 +13,24 @@ from pgstats.scratch import Scratch, Server, free_port
 # One property of an object as util.inspect prints it: a bare or a quoted key, then a number.
 _PROPERTY = re.compile(r"""(?:'([^']*)'|"([^"]*)"|([\w$]+)): (-?[\d.]+(?:e[+-]?\d+)?)""")
 
+# The same of a list, which may go over several lines.
+_TIMES = re.compile(r"'([^']*)': \[([^\]]*)\]")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
 
 class NodeStatsd(Server):
-    """statsd 0.9: UDP and TCP on ``port``, management on ``management``; it never flushes."""
+    """statsd 0.9: UDP and TCP on ``port``, a unix stream; it never flushes.
+
+    It is asked on the port ``management``.
+    """
 
     stop_signal = signal.SIGTERM
     death_signal = signal.SIGTERM
     ours = True  # the folder it is installed in may be private
 
-    def __init__(self, scratch: Scratch, program: Path) -> None:
+    def __init__(self, scratch: Scratch, program: Path, name: str = "node_statsd") -> None:
         assert program.exists(), f"{program} is missing: ./dev test installs it"
-        super().__init__(scratch, "node_statsd")
+        super().__init__(scratch, name)
         self.program = program
         self.management = free_port()
         self.start()
@@ -38,11 +45,18 @@ class NodeStatsd(Server):
         """Its stream address as pgstats takes it."""
         return f"tcp://127.0.0.1:{self.port}"
 
+    @property
+    def unix(self) -> str:
+        """Its unix stream as pgstats takes it."""
+        return f"unix://{self.folder}/stream"
+
     def configure(self) -> None:
-        servers = [
+        servers: list[dict[str, object]] = [
             {"server": f"./servers/{kind}", "address": "127.0.0.1", "port": self.port}
             for kind in ("udp", "tcp")
         ]
+        servers.append({"server": "./servers/tcp", "socket": f"{self.folder}/stream"})
+        (self.folder / "stream").unlink(missing_ok=True)  # a hard kill leaves it behind
         settings = {
             "servers": servers,
             "mgmt_address": "127.0.0.1",
@@ -68,6 +82,11 @@ class NodeStatsd(Server):
     def counters(self) -> dict[str, float]:
         """All counters, its own ``statsd.bad_lines_seen`` and ``statsd.packets_received`` too."""
         return _numbers(self.ask("counters"))
+
+    def timers(self) -> dict[str, list[float]]:
+        """All timings, by name."""
+        found = _TIMES.findall(self.ask("timers"))
+        return {name: [float(time) for time in _NUMBER.findall(times)] for name, times in found}
 
     def forget(self) -> None:
         """Delete every gauge, some at a time: a command must arrive in one piece."""

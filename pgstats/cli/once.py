@@ -115,7 +115,7 @@ def _ship(config: Config, state: State, polls: Sequence[Poll], log: Log) -> int:
             f"statsd at {cycle.wire.url}: {cycle.fault}: {counts['errors']} packets lost, "
             f"{counts['packets']} sent (is statsd running there? see --statsd)",
         )
-    log.tell(DEBUG, f"shipped {counts['lines']} lines in {counts['packets']} packets")
+    log.tell(DEBUG, cycle.told())
     code = _code(polls)
     if not counts["packets"]:
         return code if code == BUG else UNAVAILABLE
