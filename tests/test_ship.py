@@ -398,6 +398,21 @@ def test_a_receiver_that_comes_back_is_used_again(
 
 
 @pytest.mark.parametrize("kind", EVERY)
+def test_only_who_connects_anew_rests(
+    kind: str, nobody: dict[str, str], wires: Wires, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A datagram that is refused costs nothing; a connection may cost its time-out."""
+    monkeypatch.setattr("pgstats.ship.pace.FIRST_REST", 3600.0)
+    ours = wires(nobody[kind])
+    assert not ours.ship("x:1|g")
+    Path(nobody[kind].partition("://")[2]).unlink(missing_ok=True)
+    with Sink(nobody[kind]).start():
+        assert ours.ship("x:2|g") == (kind not in STREAMS)
+        assert ours.fault == ("Connection refused" if kind in STREAMS else "")
+        assert (ours._socket is None) == (kind in STREAMS), "it was not even tried"
+
+
+@pytest.mark.parametrize("kind", EVERY)
 def test_a_restart_between_two_shipments_costs_nothing(
     kind: str, urls: dict[str, str], wires: Wires
 ) -> None:
@@ -816,6 +831,14 @@ for url in sys.argv[1:]:
     ours = ship.wire(url, rate=0)
     print(ours.ship("x:1|g\\n" * 1000, 20), ours.counts["errors"])
 """
+LATE = """
+ours = ship.wire(sys.argv[1])
+print(ours.ship("x:1|g", 20), "dns" if ours.drops["dns"] else ours.drops, flush=True)
+hosts.write_text("127.0.0.2 receiver\\n")
+while not ours.ship("x:2|g", 20):
+    time.sleep(0.05)
+print(ours.fault or "well")
+"""
 MOVING = """
 url, every = sys.argv[1:]
 ship.transports.RESOLVE_EVERY = float(every)
@@ -851,6 +874,15 @@ def test_a_name_is_whichever_of_its_addresses_takes_it(scheme: str, tmp_path: Pa
         assert output.splitlines() == ["True 0", "True 0"]
         for sink in (four, six):
             assert sink.wait(lambda sink=sink: sink.lines == 1000, 30)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+def test_a_name_that_is_known_late_is_found(scheme: str, tmp_path: Path) -> None:
+    with Sink(f"{scheme}://127.0.0.2:0").start() as sink:
+        url = f"{scheme}://receiver:{sink.url.rpartition(':')[2]}"
+        output, _ = with_own_hosts(tmp_path, LATE, url).communicate(timeout=60)
+        assert output.split() == ["False", "dns", "well"]
+        assert sink.wait(lambda: sink.lines == 1, 30)
 
 
 @pytest.mark.parametrize("scheme", ["udp", "tcp"])
