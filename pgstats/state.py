@@ -135,14 +135,13 @@ class State:
     def load(self, path: str) -> None:
         """Read a file; one that cannot be used leaves nothing but the `fault`."""
         try:
-            found = json.loads(_payload(_read(path, self._largest)))
+            entries = _entries(_payload(_read(path, self._largest)))
         except FileNotFoundError:
             return
         except (OSError, ValueError, StateError) as error:
             why = getattr(error, "strerror", None) or str(error)
             self.fault = f"{path}: {why}; starting without what was remembered"
         else:
-            entries = [_Entry(**entry) for entry in found]
             self._entries = {(e.family, e.name, e.peer): e for e in entries}
 
     def _entry(self, target: Target) -> _Entry:
@@ -277,6 +276,14 @@ def _payload(data: bytes) -> bytes:
     if zlib.crc32(payload) != int(head[2], 16):
         raise StateError("damaged")
     return payload
+
+
+def _entries(payload: bytes) -> list[_Entry]:
+    """What stands in the file; another version may have kept other things of a target."""
+    try:
+        return [_Entry(**entry) for entry in json.loads(payload)]
+    except TypeError as error:
+        raise StateError("written by another version of pgstats") from error
 
 
 def _replace(path: str, data: bytes) -> None:

@@ -408,6 +408,19 @@ def test_a_table_that_leaves_the_budget_is_gone(site: Site, cluster: Cluster, sh
     assert after[f"{start}._other._other.n_dead_tup"] == 1
 
 
+def test_a_slot_that_is_dropped_is_gone(site: Site, cluster: Cluster) -> None:
+    site.target("postgres", "main", cluster.dsn(), 'databases = ["postgres"]')
+    site.statsd_options = "on_vanish = -7"
+    cluster.psql("SELECT pg_create_physical_replication_slot('retired', true)")
+    try:
+        before = site.once()
+    finally:
+        cluster.psql("SELECT pg_drop_replication_slot('retired')")
+    mine = {name for name in before if ".slots.retired." in name}
+    assert mine
+    assert {name for name, value in site.once().items() if value == -7} >= mine
+
+
 @pytest.fixture
 def fresh(scratch: Scratch, cluster: Cluster) -> Iterator[Bouncer]:
     """A PgBouncer without any pool."""

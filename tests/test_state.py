@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import resource
+import socket
 import stat
 import subprocess
 import sys
@@ -120,6 +121,32 @@ def test_a_second_run_is_told_who_holds_it(tmp_path: Path) -> None:
         pass
     with held(path) as state:
         assert state.fault == ""
+
+
+def test_who_comes_second_asks_nobody_and_ends_with_75(tmp_path: Path) -> None:
+    """Whether a daemon or a one-shot run, and whoever was first."""
+    words = [sys.executable, "-m", "pgstats", "run", "--postgres", "host=/nowhere user=me"]
+    options = ("--state", str(tmp_path / "state"), "--statsd", "udp://127.0.0.1:9")
+    first = subprocess.Popen([*words, *options], stderr=subprocess.PIPE, text=True)
+    assert first.stderr
+    try:
+        assert "polling 1 targets" in first.stderr.readline()
+        with socket.create_server(("127.0.0.1", 0)) as deaf:
+            deaf.setblocking(False)
+            dsn = f"host=127.0.0.1 port={deaf.getsockname()[1]} user=me"
+            for command in ("once", "run"):
+                done = pgstats(command, "--postgres", dsn, *options)
+                assert done.returncode == 75
+                (line,) = done.stderr.splitlines()
+                assert f"another run (pid {first.pid}) holds the state file {options[1]}" in line
+            with pytest.raises(BlockingIOError):
+                deaf.accept()
+            beside = pgstats("once", "--postgres", dsn, *options, "--json")
+            assert beside.returncode == 69, "it takes no lock"
+    finally:
+        first.terminate()
+        first.communicate(timeout=30)
+    assert once(tmp_path / "state")[0] == 69, "the lock went with its holder"
 
 
 SAVING = """
@@ -274,6 +301,9 @@ def test_damage_anywhere_is_told_and_replaced(data: st.DataObject, whole: bytes)
         (written(b"[]").replace(b"state 1", b"state 2"), "another version of pgstats (format 2)"),
         (written(b"[]")[:-1], "damaged"),
         (written(b"[" * 10), "starting without"),
+        (written(b"7"), "another version of pgstats"),
+        (written(b'[{"family": "postgres", "name": "x", "news": 1}]'), "another version of"),
+        (written(b'[{"family": "postgres"}]'), "another version of pgstats"),
     ],
 )
 def test_what_is_told_of_a_file_that_cannot_be_used(data: bytes, said: str) -> None:
@@ -327,6 +357,15 @@ def test_a_full_disk_keeps_the_old_state(full: Path) -> None:
     assert sorted(p.name for p in full.iterdir()) == ["state", "state.lock"]
     with held(str(path)) as state:
         assert state.of(MAIN) == {"x": 1}
+
+
+def test_a_disk_that_may_only_be_read(full: Path) -> None:
+    keep(full / "state", x=1)
+    subprocess.run(["mount", "-o", "remount,ro", str(full)], check=True)
+    code, lines = once(full / "state")
+    assert code == 69
+    (line,) = lines
+    assert "Read-only file system" in line
 
 
 def test_a_full_disk_is_locked_all_the_same(full: Path) -> None:
