@@ -203,8 +203,12 @@ def test_a_logical_slot_holds_catalogs_alone(server: Cluster, table: str) -> Non
     try:
         churn(server, table)
         assert why(server, "postgres.public.churned", watch="0")["verdict"] == "clear"
-        server.psql("".join(f"CREATE TABLE t{n} (i int); DROP TABLE t{n};" for n in range(40)))
-        until(lambda: dead(server, "pg_attribute") > 200)
+
+        def rewritten() -> bool:
+            server.psql("".join(f"CREATE TABLE t{n} (i int); DROP TABLE t{n};" for n in range(40)))
+            return dead(server, "pg_attribute") > 900
+
+        until(rewritten)
         assert stuck(server, "pg_attribute") > 200
         found = only(why(server, "postgres.pg_catalog.pg_attribute"), "horizon.slot_catalog")
         assert found["evidence"]["slot_name"] == "unread"

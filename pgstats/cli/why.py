@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pgstats.why import Verdict
 
 #: Looks at a cluster while it is watched.
-LOOKS = 3
+LOOKS = 5
 
 
 @click.command("why", short_help="Says why dead tuples are not reclaimed.")

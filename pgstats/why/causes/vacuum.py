@@ -356,7 +356,7 @@ def _cancelled(cause: Cause, case: Case) -> Iterator[Found]:
             for row in sample.rows("activity")
             if pids & set(row.get("blockers") or ())
         }
-        if len(pids) > 1:
+        if len(pids) > 1 and behind:  # else they fail by themselves
             names = ("application_name", "usename", "query")
             waits = [{k: row.get(k) for k in ("pid", *names)} for row in behind.values()]
             shown = {"workers": sorted(pids), "waiting": waits}
@@ -430,7 +430,7 @@ def _failing(cause: Cause, case: Case) -> Iterator[Found]:
     titles = {table for table, heap in explained if heap is None}
     naptime = float(case.last.setting("autovacuum_naptime") or 60)
     for heap in _reachable(case):
-        if (heap.title, heap.name) in explained or heap.title in titles or not _alone(case, heap):
+        if (heap.title, heap.name) in explained or heap.title in titles or _same(case, heap):
             continue
         since = case.over_since(heap)
         long = case.last.at - since >= _NAPTIMES * naptime
