@@ -123,13 +123,16 @@ class Site:
         self.folder = folder
 
     @contextmanager
-    def daemon(self, dsn: str, more: str = "") -> Iterator[None]:
-        """It polls a PgBouncer each second."""
+    def daemon(self, dsn: str, more: str = "", others: int = 0) -> Iterator[None]:
+        """It polls a PgBouncer each second, and as often under other names."""
         file = self.folder / "pgstats.toml"
         file.write_text(
             f'interval = "1s"\nstate = "{self.folder}/state"\n'
             f'[statsd]\nurl = "{self.url}"\n{more}\n'
-            f'[[pgbouncer]]\nname = "front"\ndsn = {json.dumps(dsn)}\n'
+            + "".join(
+                f'[[pgbouncer]]\nname = "{name}"\ndsn = {json.dumps(dsn)}\n'
+                for name in ("front", *(f"front{n}" for n in range(others)))
+            )
         )
         with (self.folder / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -235,6 +238,28 @@ def test_a_receiver_that_is_stopped_and_goes_on(site: Site, bouncer: Bouncer) ->
     stalled = found["pgstats.self.ship.dropped_stalled"]
     assert found["pgstats.self.ship.dropped"] == stalled
     assert (stalled > 0) == site.url.startswith("unix")
+
+
+@pytest.mark.full
+def test_many_targets_do_not_wait_for_a_stopped_receiver_in_turn(
+    scratch: Scratch, bouncer: Bouncer, tmp_path: Path
+) -> None:
+    site = Site("unixgram", scratch, tmp_path)
+    assert isinstance(site.receiver, SinkProcess)
+    with site.daemon(bouncer.dsn("pgbouncer", "stats"), others=15):
+        site.arrives()
+        site.receiver.signal(signal.SIGSTOP)
+        site.goes_on(6 * 16)
+        site.receiver.signal(signal.SIGCONT)
+        site.arrives()
+        site.goes_on(2 * 16)
+        found = site.receiver.gauges()
+    skipped = {name: n for name, n in found.items() if name.endswith(".skipped_runs")}
+    assert len(skipped) == 16
+    assert set(skipped.values()) == {0}, site.log()
+    assert found["pgstats.self.ship.dropped_stalled"] > 0
+    told_once(site.log())
+    site.receiver.stop()
 
 
 @pytest.mark.full

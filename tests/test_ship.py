@@ -740,6 +740,18 @@ def test_waiting_for_another_s_shipment_is_bounded_too(wires: Wires) -> None:
         assert ours.counts["packets"] == BURST + 60
 
 
+def test_who_gives_up_waiting_knows_no_better_than_who_tried(
+    nobody: dict[str, str], wires: Wires
+) -> None:
+    """Or else the log would tell of both faults in turn, for as long as it lasts."""
+    ours = wires(nobody["tcp"])
+    assert not ours.ship("x:1|g")
+    with ours._sending:
+        assert not ours.ship("x:2|g", 0.01)
+    assert ours.fault == "Connection refused"
+    assert (ours.drops["refused"], ours.drops["timeout"]) == (1, 1)
+
+
 def test_who_gives_up_waiting_leaves_the_other_s_stream_alone(wires: Wires) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         ours = wires(f"tcp://127.0.0.1:{server.getsockname()[1]}", max_packet=1 << 25)

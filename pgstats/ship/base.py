@@ -96,7 +96,7 @@ class Wire(StatsClientBase):  # type: ignore[misc]
         late = TimeUp("took too long")
         for packet in packets:
             self._count(packet, late)
-        self.fault = said(late)
+        self.fault = self.fault or said(late)  # what is wrong with the receiver says more
         return False
 
     def probe(self) -> str:
@@ -107,6 +107,10 @@ class Wire(StatsClientBase):  # type: ignore[misc]
             except OSError as error:
                 return said(error)
         return ""
+
+    def prompt(self) -> bool:
+        """Whether packets go out now, unless their pace makes them wait; no receiver can."""
+        return False
 
     def lost(self) -> int | None:
         """Packets that the receiver's kernel threw away, None where that cannot be known."""
