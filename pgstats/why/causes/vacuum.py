@@ -175,29 +175,21 @@ def _naptime(cause: Cause, case: Case) -> Iterator[Found]:
 
 def _starved(cause: Cause, case: Case) -> Iterator[Found]:
     """One database that is near its wraparound gets every worker; the others get none."""
-    limits = {
-        row["name"]: int(row["setting"])
-        for row in case.last.rows("settings")
-        if row["name"] in _LIMITS
-    }
-    forced = [
-        row
-        for row in case.last.rows("databases")
-        if row["datallowconn"]
-        and any(row[age] > limits.get(limit, 1 << 31) for limit, age in _LIMITS.items())
-    ]
+    served = {row.get("datname") for one in case.samples for row in workers.workers(one)}
+    forced = [row for row in case.last.rows("databases") if _is_forced(row, case)]
+    forced.sort(key=lambda row: (row["datname"] in served, row["xid_age"], row["mxid_age"]))
     for heap in _reachable(case):
         others = [row for row in forced if row["datname"] != heap.database]
-        here = [
-            w
-            for sample in case.samples
-            for w in workers.workers(sample)
-            if w.get("datname") == heap.database
-        ]
-        if others and not here:
-            worst = max(others, key=lambda row: max(row["xid_age"], row["mxid_age"]))
-            shown = {key: worst[key] for key in ("datname", "xid_age", "mxid_age")}
+        if others and heap.database not in served:
+            shown = {key: others[-1][key] for key in ("datname", "xid_age", "mxid_age")}
             yield _on(cause, case, heap, shown, values=shown)
+
+
+def _is_forced(database: Record, case: Case) -> bool:
+    """Whether a database is so old that autovacuum goes there before anywhere else."""
+    return bool(database["datallowconn"]) and any(
+        database[age] > int(case.last.setting(limit) or 1 << 31) for limit, age in _LIMITS.items()
+    )
 
 
 _LIMITS = {
