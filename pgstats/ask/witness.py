@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,9 +51,10 @@ def sample(
 
 
 def _records(session: Session, view: View, **parameters: Any) -> list[Record]:
-    """The rows of a view."""
-    _, rows = session.ask(view.sql, parameters, view.name)
-    return [row for (row,) in rows]
+    """The rows of a view, as bytes, since a name may be in any encoding, or in none."""
+    sql = f"SELECT textsend(v::text) FROM ({view.sql}) AS rows (v)"  # noqa: S608 - our own
+    _, rows = session.ask(sql, parameters, view.name)
+    return [json.loads(bytes(row).decode(errors="replace")) for (row,) in rows]
 
 
 class Witness:
