@@ -197,14 +197,17 @@ def _row(sample: Sample, database: str, oid: int) -> Mapping[str, Any] | None:
 
 
 def _seen(config: Config, target: Target, samples: Sequence[Sample]) -> Mapping[str, float]:
-    """Since when each hold has been there, as earlier polls and this one know."""
+    """Since when each hold has been there, and each table over its threshold, as polls know."""
     from pgstats.state import glanced  # noqa: PLC0415
     from pgstats.why import first_seen, holders  # noqa: PLC0415
 
-    known: Mapping[str, float] = glanced(config.state).of(target).get("holds", {})
+    memory = glanced(config.state).of(target)
+    known: Mapping[str, float] = memory.get("holds", {})
     for sample in samples:
         known = first_seen(holders(sample), known, sample.at)
-    return known
+    due = memory.get("due", {}).items()
+    over = {f"over {name}.{table}": at for name, tables in due for table, at in tables.items()}
+    return {**known, **over}
 
 
 def _print(verdicts: Sequence[Verdict], *, as_json: bool) -> None:

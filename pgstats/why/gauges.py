@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from pgstats.catalogue.postgres.horizon import HORIZON, WHY
+from pgstats.catalogue.postgres.horizon import HORIZON, VAIN, WHY
+from pgstats.catalogue.postgres.tables import TABLES
 from pgstats.evidence import BACKEND, HOLDERS, PREPARED, STANDBY, Holder, Sample
 from pgstats.model import Frame, Number, Poll, Row
 from pgstats.why.cause import Case
 from pgstats.why.causes import CAUSES
 from pgstats.why.holders import first_seen, holders
+from pgstats.why.tables import due, vacuumed_in_vain
 
 Memory = dict[str, Any]
 
@@ -28,9 +31,16 @@ def frames(poll: Poll, memory: Memory) -> list[Frame]:
         return []
     memory["holds"] = first_seen(holders(sample), memory.get("holds", {}), sample.at)
     case = Case(poll.target.name, (sample,), seen=memory["holds"])
+    tables = [frame for frame in poll.frames if frame.query is TABLES]
+    memory["due"] = due(tables, memory.get("due", {}), sample.at)
+    vain = vacuumed_in_vain(tables, memory.setdefault("tables", {}), case)
     return [
         poll.target.frame(HORIZON, HORIZON.metrics, _ages(case)),
         poll.target.frame(WHY, WHY.metrics, _counts(case)),
+        *(
+            replace(poll.target.frame(VAIN, VAIN.metrics, [(database, count)]), scope=(database,))
+            for database, count in vain.items()
+        ),
     ]
 
 

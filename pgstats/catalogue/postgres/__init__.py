@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pgstats.catalogue.postgres import locks, replication, sessions, vacuum, wal
 from pgstats.catalogue.postgres.database import DATABASE
-from pgstats.catalogue.postgres.horizon import HORIZON, WHY
+from pgstats.catalogue.postgres.horizon import HORIZON, VAIN, WHY
 from pgstats.catalogue.postgres.overcommit import OVERCOMMIT
 from pgstats.catalogue.postgres.server import DISCOVER, SERVER, STATISTICS, VENDORS
 from pgstats.catalogue.postgres.tables import TABLES, TOTALS
@@ -22,7 +22,7 @@ CLUSTER = (
 EACH = (TABLES,)
 
 #: Worked out from the answers.
-COMPUTED = (HORIZON, WHY, OVERCOMMIT)
+COMPUTED = (HORIZON, VAIN, WHY, OVERCOMMIT)
 
 QUERIES = (SERVER, *CLUSTER, *EACH, TOTALS, *COMPUTED)
 
@@ -38,6 +38,7 @@ __all__ = [
     "STATISTICS",
     "TABLES",
     "TOTALS",
+    "VAIN",
     "VENDORS",
     "WHY",
 ]

@@ -38,3 +38,18 @@ WHY = Query(
         ),
     ),
 )
+
+VAIN = Query(
+    POSTGRES,
+    "database",
+    labels={"database": ""},
+    primary_only=True,
+    metrics=(
+        Metric(
+            "tables_vacuumed_in_vain",
+            "Tables, of those shipped by name, whose last vacuum removed nothing because somebody "
+            "held the horizon: a vacuum ended between two polls and the dead rows did not fall; "
+            "not sent at the first poll",
+        ),
+    ),
+)

@@ -1,0 +1,146 @@
+"""The horizon, the causes and vacuums in vain as gauges of every poll."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pgstats.scratch import Cluster, Scratch
+from tests.program import gauges, pgstats
+from tests.why import EAGER, churn, dead, session, until, value
+
+ROWS = 2000
+
+
+@pytest.fixture(scope="module")
+def server(scratch: Scratch) -> Iterator[Cluster]:
+    with Cluster(scratch, EAGER, name="why-gauges") as cluster:
+        cluster.psql("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher")
+        cluster.psql("CREATE ROLE blind LOGIN")
+        cluster.psql("CREATE TABLE elsewhere (i int)")
+        yield cluster
+
+
+@pytest.fixture
+def table(server: Cluster) -> Iterator[str]:
+    server.psql(
+        "CREATE TABLE churned (id int, v int);"
+        f"INSERT INTO churned SELECT i, 0 FROM generate_series(1, {ROWS}) i"
+    )
+    server.psql("VACUUM ANALYZE churned")
+    yield "churned"
+    server.psql("SET lock_timeout = '20s'; DROP TABLE churned")
+
+
+def shown(server: Cluster, user: str = "watcher") -> dict[str, float]:
+    """What a single look ships, names without their beginning."""
+    done = pgstats("once", "--postgres", server.dsn(user=user), "--dry-run", "--no-state")
+    return short(done.stdout)
+
+
+def short(text: str) -> dict[str, float]:
+    return {
+        name.split(".", 3)[3]: number
+        for name, number in gauges(text).items()
+        if name.count(".") > 2
+    }
+
+
+def ages(found: dict[str, float]) -> dict[str, float]:
+    """The holders that hold something, and since how many transactions."""
+    return {
+        name.split(".")[1]: number
+        for name, number in found.items()
+        if name.startswith("horizon.") and name.endswith("age_xids") and number
+    }
+
+
+def test_nobody_holds_and_every_kind_is_zero(server: Cluster) -> None:
+    found = shown(server)
+    kinds = ("backend", "prepared", "slot_xmin", "slot_catalog_xmin", "standby", "oldest")
+    for kind in kinds:
+        assert found[f"horizon.{kind}.age_xids"] == found[f"horizon.{kind}.age_seconds"] == 0
+    assert {found[n] for n in found if n.startswith("why.")} == {0}
+
+
+def test_each_kind_is_under_its_own_name(server: Cluster) -> None:
+    server.psql("BEGIN; INSERT INTO elsewhere VALUES (1); PREPARE TRANSACTION 'kept'")
+    try:
+        assert set(ages(shown(server))) == {"prepared", "oldest"}
+        with session(server, "INSERT INTO elsewhere VALUES (1)"):
+            server.psql("INSERT INTO elsewhere VALUES (1)")
+            found = shown(server)
+            assert set(ages(found)) == {"backend", "prepared", "oldest"}
+            own = value(server, "SELECT age(transaction) FROM pg_prepared_xacts")
+            assert found["horizon.prepared.age_xids"] == float(own)
+            assert found["horizon.oldest.age_xids"] == found["horizon.prepared.age_xids"]
+            assert 0 < found["horizon.backend.age_seconds"] < 60
+    finally:
+        server.psql("ROLLBACK PREPARED 'kept'")
+    assert not ages(shown(server))
+
+
+def test_a_logical_slot(server: Cluster) -> None:
+    server.psql("SELECT pg_create_logical_replication_slot('unread', 'pgoutput')")
+    try:
+        server.psql("CREATE TABLE away (i int); DROP TABLE away")
+        own = value(server, "SELECT age(catalog_xmin) FROM pg_replication_slots")
+        assert ages(shown(server)) == {"slot_catalog_xmin": float(own), "oldest": float(own)}
+    finally:
+        server.psql("SELECT pg_drop_replication_slot('unread')")
+
+
+def test_where_rights_hide_the_start_no_seconds_are_sent(server: Cluster) -> None:
+    with session(server, "INSERT INTO elsewhere VALUES (1)"):
+        server.psql("INSERT INTO elsewhere VALUES (1)")
+        found = shown(server, "blind")
+        assert found["horizon.backend.age_xids"] > 0
+        assert "horizon.backend.age_seconds" not in found
+        assert found["horizon.prepared.age_seconds"] == 0
+
+
+def test_a_slot_without_a_time_is_as_old_as_it_was_first_seen(
+    server: Cluster, tmp_path: Path
+) -> None:
+    if int(server.psql("SHOW server_version_num")) >= 170000:
+        pytest.skip("from 17 on the server tells")
+    server.psql("SELECT pg_create_logical_replication_slot('unread', 'pgoutput')")
+    try:
+        state = tmp_path / "state"
+        for _ in range(2):
+            remembered(server, state)
+        found = remembered(server, state)
+        assert found["horizon.slot_catalog_xmin.age_seconds"] > 0
+    finally:
+        server.psql("SELECT pg_drop_replication_slot('unread')")
+
+
+def remembered(server: Cluster, state: Path) -> dict[str, float]:
+    """What a one-shot run ships that remembers the ones before it."""
+    dsn = server.dsn(user="watcher")
+    run = ("once", "--postgres", dsn, "--state", str(state))
+    shown = pgstats(*run, "--dry-run")
+    pgstats(*run, "--statsd", "udp://127.0.0.1:9")
+    return short(shown.stdout)
+
+
+def test_a_vacuum_in_vain_is_counted_until_one_helps(
+    server: Cluster, table: str, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    name = "database.postgres.tables_vacuumed_in_vain"
+    with session(server, "INSERT INTO elsewhere VALUES (1)"):
+        churn(server, table)
+        assert name not in remembered(server, state)
+        before = vacuums(server)
+        until(lambda: vacuums(server) > before)
+        assert remembered(server, state)[name] == 1
+    until(lambda: dead(server, table) == 0)
+    assert remembered(server, state)[name] == 0
+
+
+def vacuums(server: Cluster) -> int:
+    sql = "SELECT autovacuum_count FROM pg_stat_all_tables WHERE relname = 'churned'"
+    return int(server.psql(sql))
