@@ -15,6 +15,7 @@ import psycopg2.extras
 import pytest
 
 from pgstats.scratch import Cluster, Scratch
+from tests.test_why_gauges import ages, shown
 from tests.why import (
     EAGER,
     Document,
@@ -368,6 +369,8 @@ def test_a_standby_with_feedback(server: Cluster, table: str, slot: str | None) 
         found = only(held(server, table), "horizon.standby_feedback")
         assert found["evidence"]["application_name"] == "standby"
         assert "slot_name" in found["evidence"] or slot is None
+        server.psql("INSERT INTO elsewhere VALUES (1)")
+        assert set(ages(shown(server))) == {"slot_xmin" if slot else "standby", "oldest"}
         here, there = why_both(server, other, "churned")
         one = cause(here, "horizon.standby_feedback")
         assert one["evidence"]["standby_pid"] == pid(culprit)
