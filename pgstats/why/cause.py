@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pgstats.evidence import Client, Holder, Record, Remedy, Sample
 from pgstats.why.heaps import Heap
-from pgstats.why.holders import holders, label
+from pgstats.why.holders import holders, label, owners
 
 #: Seconds from which on a hold counts though it was seen only once.
 PATIENCE = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Case:
     """All that is known of one cluster.
 
@@ -35,14 +37,35 @@ class Case:
         """The newest sample."""
         return self.samples[-1]
 
+    @cached_property
+    def every(self) -> list[list[Holder]]:
+        """Everybody who holds something in each sample, oldest first."""
+        return [holders(sample) for sample in self.samples]
+
+    @cached_property
+    def owners(self) -> list[dict[int, tuple[str, str]]]:
+        """Who runs each transaction in each sample: the key of a holder, and the database."""
+        return [owners(sample) for sample in self.samples]
+
+    @cached_property
+    def shared(self) -> Counter[int]:
+        """How many need the same transaction in the newest sample."""
+        return Counter(holder.xid for holder in self.every[-1])
+
+    @cached_property
     def steady(self) -> list[Holder]:
         """The holders that count, oldest first: the same in all samples, or old enough.
 
         Never by the age in transactions: one large UPDATE after the snapshot makes that 1.
         """
-        holds = [{holder.hold for holder in holders(sample)} for sample in self.samples]
+        holds = [{holder.hold for holder in found} for found in self.every]
         always = set.intersection(*holds) if len(holds) > 1 else set()
-        return [h for h in holders(self.last) if h.hold in always or self._lasts(h)]
+        return [h for h in self.every[-1] if h.hold in always or self._lasts(h)]
+
+    def owner(self, holder: Holder) -> tuple[str, str] | None:
+        """Who owns the transaction that a holder needs, if that is somebody else."""
+        found = self.owners[-1].get(holder.xid)
+        return found if found and found[0] != holder.key else None
 
     def began(self, holder: Holder) -> float | None:
         """When a hold began, or was first seen; None where that is unknown."""

@@ -12,7 +12,7 @@ from pgstats.evidence import BACKEND, HOLDERS, PREPARED, STANDBY, Holder, Sample
 from pgstats.model import Frame, Number, Poll, Row
 from pgstats.why.cause import Case
 from pgstats.why.causes import CAUSES
-from pgstats.why.holders import first_seen, holders
+from pgstats.why.holders import first_seen
 from pgstats.why.tables import due, vacuumed_in_vain
 
 Memory = dict[str, Any]
@@ -29,8 +29,10 @@ def frames(poll: Poll, memory: Memory) -> list[Frame]:
     sample = poll.sample
     if sample is None or sample.server.get("in_recovery", True):
         return []
-    memory["holds"] = first_seen(holders(sample), memory.get("holds", {}), sample.at)
-    case = Case(poll.target.name, (sample,), seen=memory["holds"])
+    seen: dict[str, float] = {}
+    case = Case(poll.target.name, (sample,), seen=seen)
+    seen |= first_seen(case.every[-1], memory.get("holds", {}), sample.at)
+    memory["holds"] = seen
     tables = [frame for frame in poll.frames if frame.query is TABLES]
     memory["due"] = due(tables, memory.get("due", {}), sample.at)
     vain = vacuumed_in_vain(tables, memory.setdefault("tables", {}), case)
@@ -48,7 +50,7 @@ def _ages(case: Case) -> list[Row]:
     """A row for each kind whose holders are known, and one for the oldest of all."""
     sample = case.last
     kinds = [kind for kind in HOLDERS if _SEEN_IN.get(kind, "slots") in sample.views]
-    found = holders(sample)
+    found = case.every[-1]
     rows: list[Row] = [
         (kind, *_oldest(case, [holder for holder in found if holder.kind == kind]))
         for kind in kinds

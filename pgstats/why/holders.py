@@ -181,6 +181,17 @@ def _slots(sample: Sample) -> Iterator[Holder]:
             )
 
 
+def owners(sample: Sample) -> dict[int, tuple[str, str]]:
+    """By transaction id: who runs it, as the key of a holder, and in which database."""
+    found = {}
+    for row in sample.rows("activity"):
+        if row.get("backend_xid") is not None:
+            found[int(row["backend_xid"])] = session_key(row), row.get("datname") or ""
+    for row in sample.rows("prepared"):
+        found[int(row["transaction"])] = f"gid {row['gid']}", row["database"]
+    return found
+
+
 def first_seen(
     found: Iterable[Holder], before: Mapping[str, float], now: float
 ) -> dict[str, float]:

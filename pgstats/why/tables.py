@@ -7,7 +7,6 @@ from typing import Any
 
 from pgstats.model import Frame, Number
 from pgstats.why.cause import Case
-from pgstats.why.holders import holders
 
 Memory = dict[str, Any]
 _Numbers = Mapping[str, Number | None]
@@ -71,7 +70,7 @@ def _held(numbers: _Numbers, case: Case, database: str) -> bool:
         return False
     return any(
         case.last.at - began > vacuumed
-        for holder in holders(case.last)
+        for holder in case.every[-1]
         if holder.database in ("", database) and not holder.catalogs
         if (began := case.began(holder)) is not None
     )

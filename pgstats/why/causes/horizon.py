@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pgstats.evidence import CRITICAL, INFO, WARNING, Holder, Record, Remedy, Sample
+from pgstats.evidence import CRITICAL, INFO, WARNING, Holder, Record, Remedy
 from pgstats.why.cause import Case, Cause, Found
 from pgstats.why.causes import roots
 from pgstats.why.heaps import Heap
@@ -37,15 +37,10 @@ _SEE = Remedy("GRANT pg_monitor TO {role!i};", needs="a superuser")
 _TRACK = Remedy("ALTER ROLE {usename!i} RESET track_activities;", needs="CREATEROLE")
 
 
-def affected(holder: Holder, heaps: Iterable[Heap]) -> list[Heap]:
-    """The heaps whose dead rows a holder keeps."""
-    return [
-        heap
-        for heap in heaps
-        if heap.dead
-        and holder.database in ("", heap.database)
-        and (not holder.catalogs or heap.is_catalog)
-    ]
+def keeps(holder: Holder, heap: Heap) -> bool:
+    """Whether a holder keeps the dead rows of a heap."""
+    here = holder.database in ("", heap.database)
+    return here and heap.dead > 0 and (not holder.catalogs or heap.is_catalog)
 
 
 def _held(cause: Cause, case: Case) -> Iterator[Found]:
@@ -57,14 +52,14 @@ def _held(cause: Cause, case: Case) -> Iterator[Found]:
 
 def _relevant(case: Case) -> list[Holder]:
     """The holders that count, of those who can hold what was asked about."""
-    return [h for h in case.steady() if not case.asked or h.database in ("", case.database)]
+    return [h for h in case.steady if not case.asked or h.database in ("", case.database)]
 
 
 def found(cause: Cause, case: Case, holder: Holder, **more: Any) -> Found:
     """A holder as a cause at work."""
-    hit = affected(holder, case.heaps or ())
+    hit = [heap for heap in case.heaps or () if keeps(holder, heap)]
     began = case.began(holder)
-    owner = roots.owner(holder, case.last)
+    owner = case.owner(holder)
     usual: dict[str, Any] = {
         "severity": severity(cause, case, holder, hit),
         "values": values(case),
@@ -73,7 +68,7 @@ def found(cause: Cause, case: Case, holder: Holder, **more: Any) -> Found:
         "since": began,
         "since_known": holder.since is not None,
         "root": " ".join(owner[0].split()[:2]) if owner else "",
-        "witnesses": _witnesses(holder, case.last),
+        "witnesses": 0 if owner else case.shared[holder.xid] - 1,
         "sessions": (holder.row,) if holder.row.get("datid") else (),
     }
     return Found(cause, evidence=evidence(holder), holder=holder, **usual | more)
@@ -98,12 +93,6 @@ def evidence(holder: Holder) -> Record:
     names = _SESSION if "pid" in row else _PREPARED if "gid" in row else _SLOT
     shown = {name: row[name] for name in names if row.get(name) not in (None, "")}
     return {**shown, "hold": holder.xid, "xid_age": holder.xid_age}
-
-
-def _witnesses(holder: Holder, sample: Sample) -> int:
-    """How many others show the same transaction because they inherited it."""
-    others = [h for h in holders(sample) if h.xid == holder.xid and h.key != holder.key]
-    return len(others) if roots.owner(holder, sample) is None else 0
 
 
 # ---- what some of them need besides
@@ -251,9 +240,9 @@ _END_THERE = {
 def _inherited(cause: Cause, case: Case) -> Iterator[Found]:
     """Transactions of another database that every snapshot taken here has inherited."""
     for key, database, xid in _heirlooms(case):
-        heirs = [h for h in holders(case.last) if h.database == database and h.xid == xid]
+        heirs = [h for h in case.every[-1] if h.database == database and h.xid == xid]
         row = roots.session(case.last, key)
-        owner = next((h for h in holders(case.last) if h.key == key), None)
+        owner = next((h for h in case.every[-1] if h.key == key), None)
         if owner is None or not heirs or (case.asked and database != case.database):
             continue
         kind = "gid" if "gid" in row else "pid"
@@ -280,17 +269,15 @@ _INHERITED = {
 
 def _heirlooms(case: Case) -> set[tuple[str, str, int]]:
     """Who owns what the snapshots of which other database have inherited, in every sample."""
-    found = []
-    for sample in case.samples:
-        owned = roots.owners(sample)
-        found.append(
-            {
-                (owned[h.xid][0], h.database, h.xid)
-                for h in holders(sample)
-                if h.database and h.xid in owned and owned[h.xid][1] != h.database
-            }
-        )
-    steady = {holder.key for holder in case.steady()}
+    found = [
+        {
+            (owned[h.xid][0], h.database, h.xid)
+            for h in every
+            if h.database and h.xid in owned and owned[h.xid][1] != h.database
+        }
+        for every, owned in zip(case.every, case.owners, strict=True)
+    ]
+    steady = {holder.key for holder in case.steady}
     return {one for one in set.intersection(*found) if one[0] in steady}
 
 
@@ -325,7 +312,7 @@ def _shared(cause: Cause, case: Case) -> Iterator[Found]:
     hit = [heap for heap in case.heaps or () if heap["shared"] and heap.dead]
     if not case.asked or not hit:
         return
-    for holder in case.steady():
+    for holder in case.steady:
         if holder.database not in ("", case.database):
             one = found(cause, case, replace(holder, cause=cause.id, database=""))
             yield replace(one, severity=INFO, root=holder.database)

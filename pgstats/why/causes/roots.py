@@ -4,25 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pgstats.evidence import Holder, Record, Sample
+from pgstats.evidence import Record, Sample
 from pgstats.why.holders import session_key
-
-
-def owners(sample: Sample) -> dict[int, tuple[str, str]]:
-    """By transaction id: who runs it, as the key of a holder, and in which database."""
-    found = {}
-    for row in sample.rows("activity"):
-        if row.get("backend_xid") is not None:
-            found[int(row["backend_xid"])] = session_key(row), row.get("datname") or ""
-    for row in sample.rows("prepared"):
-        found[int(row["transaction"])] = f"gid {row['gid']}", row["database"]
-    return found
-
-
-def owner(holder: Holder, sample: Sample) -> tuple[str, str] | None:
-    """Who owns the transaction that a holder needs, if that is somebody else."""
-    found = owners(sample).get(holder.xid)
-    return found if found and found[0] != holder.key else None
 
 
 def blockers(sample: Sample, pid: int) -> Iterator[tuple[str, Record]]:

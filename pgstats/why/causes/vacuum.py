@@ -8,7 +8,7 @@ from typing import Any
 from pgstats.evidence import CRITICAL, INFO, WARNING, Record, Remedy
 from pgstats.why.cause import Case, Cause, Found
 from pgstats.why.causes import roots, workers
-from pgstats.why.causes.horizon import affected, values
+from pgstats.why.causes.horizon import keeps, values
 from pgstats.why.causes.workers import Worker
 from pgstats.why.heaps import Heap
 from pgstats.why.words import identifier, lasting
@@ -63,7 +63,7 @@ def _on(cause: Cause, case: Case, heap: Heap, evidence: Record, **more: Any) -> 
 def _neglected(case: Case) -> Iterator[Heap]:
     """Heaps over their threshold to which no vacuum has come: neither now nor since their hold."""
     for heap in case.heaps or ():
-        holds = (case.began(h) for h in case.steady() if heap in affected(h, case.heaps or ()))
+        holds = (case.began(h) for h in case.steady if keeps(h, heap))
         since = min((when for when in holds if when is not None), default=None)
         in_vain = since is not None and heap.last_vacuum is not None and heap.last_vacuum > since
         if heap.lasting and heap.over and heap["persistent"] != "t" and not in_vain:
@@ -426,7 +426,7 @@ def _failing(cause: Cause, case: Case) -> Iterator[Found]:
             continue
         since = case.over_since(heap)
         long = case.last.at - since >= _NAPTIMES * naptime
-        if not long and any(heap in affected(h, [heap]) for h in case.steady()):
+        if not long and any(keeps(h, heap) for h in case.steady):
             continue  # it would find nothing that it may remove
         shown = {"last_autovacuum": heap["last_autovacuum"], "over_since": since}
         yield _on(
