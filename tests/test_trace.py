@@ -6,6 +6,7 @@ import json
 import os
 import select
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -319,6 +320,28 @@ def test_a_console_that_answers_something_else(answers: Any, said: str) -> None:
     assert found == []
     assert failure.stage == "SHOW DATABASES"
     assert said in failure.message
+
+
+def test_a_name_in_another_encoding_hides_nobody(cluster: Cluster, front: Bouncer) -> None:
+    psql = front.scratch.binaries.postgres / "psql"
+    with application(front) as shop:
+        # Once the pool has a server, a login needs none: this client never asks for anything.
+        stranger = subprocess.Popen(
+            [psql, "-X", "-d", front.dsn("tcp")],
+            stdin=subprocess.PIPE,
+            env={b"PGAPPNAME": b"caf\xe9"},
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while "caf\ufffd" not in names(front):
+                assert time.monotonic() < deadline
+            assert client_of(cluster, shop, front).port == own_port(shop)
+        finally:
+            stranger.communicate()
+
+
+def names(bouncer: Bouncer) -> list[str]:
+    return [row["application_name"] for one in links_of(bouncer) for row in one.clients]
 
 
 def test_nobody_there() -> None:

@@ -254,6 +254,10 @@ class Connection:
         """Read numeric as Decimal again, for a console that has fractions after all."""
         self._raw.string_types.pop(1700, None)
 
+    def raw_text(self) -> None:
+        """Read text as bytes, for a console that shows what clients sent, in whatever encoding."""
+        self._raw.string_types[25] = extensions.BYTES
+
     def ask(
         self, sql: str, parameters: Mapping[str, object] | None = None, stage: str = ""
     ) -> tuple[dict[str, bool], list[tuple[Any, ...]]]:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
+from pgstats.ask.answer import Columns, Rows
 from pgstats.ask.connection import Connection
 from pgstats.ask.dsn import located, merged, places
 from pgstats.ask.failure import failure
@@ -113,7 +115,22 @@ def _look_around(met: _Met, target: Target, console: Connection) -> None:
 
 def _records(console: Connection, command: str) -> list[Record]:
     """The rows of an answer by the names of their columns."""
-    columns, rows = console.ask(command)
+    columns, rows = _answered(console, command)
     if not columns or any(len(row) != len(columns) for row in rows):
         raise AskError(command, "other", "the answer is no table of differently named columns")
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return [dict(zip(columns, map(_readable, row), strict=True)) for row in rows]
+
+
+def _answered(console: Connection, command: str) -> tuple[Columns, Rows]:
+    """The answer; as bytes where a client has a name that is not UTF-8."""
+    try:
+        return console.ask(command)
+    except AskError as error:
+        if not isinstance(error.__cause__, UnicodeError):
+            raise
+    console.raw_text()
+    return console.ask(command)
+
+
+def _readable(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
