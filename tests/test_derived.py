@@ -486,6 +486,17 @@ def test_what_is_no_total_may_fall() -> None:
     assert found["stats.shop.queries_per_second"] == 2, "nor does it matter which others there are"
 
 
+def test_a_total_that_fell_says_nothing_and_is_counted() -> None:
+    """One of a database's pools was reaped; the process goes on."""
+    memory: Memory = {}
+    found = []
+    for now, count in ((100.0, 30), (110.0, 20), (120.0, 50)):
+        poll = stats(count, 7)
+        found.append(values(derived(poll, memory, now)).get("stats.shop.queries_per_second"))
+        assert poll.counts["counter_resets"] == (count == 20)
+    assert found == [None, None, 3]
+
+
 def test_the_unknown_total_of_one_row_is_silent() -> None:
     memory: Memory = {}
     derived(stats(10, 7), memory, 100.0)
