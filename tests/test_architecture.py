@@ -21,8 +21,9 @@ ROOT = Path(__file__).parents[1]
 NOUNS = {"errors", "model", "evidence", "catalogue"}
 #: Small helpers below the stages. They import nothing of pgstats.
 TOOLS = {"lookup", "log"}
-#: The only parts that know the others and compose them.
-COMPOSERS = {"cli", "__main__"}
+#: The only parts that know the others and compose them: for people, and for other programs, who
+#: find it as `pgstats.instrument`.
+COMPOSERS = {"cli", "__main__", "instrumenting", "instrument", ""}
 #: The stages that must give the same answer for the same input, whenever and wherever.
 PURE = NOUNS | {"shape", "spell", "why"}
 
@@ -88,7 +89,7 @@ def _dotted(path: Path) -> str:
 
 def parts_know_only_what_they_may(modules: list[Module]) -> set[str]:
     """Nouns know nouns; tools know nothing; verbs know nouns and tools; nobody knows a composer."""
-    parts = {module.part for module in modules}
+    parts = {module.part for module in modules} | COMPOSERS
     return {
         f"{module.name} imports {other}"
         for module in modules
@@ -104,7 +105,7 @@ def _ours(names: set[str]) -> set[str]:
 def _known_to(part: str) -> set[str]:
     """The parts that one part may import."""
     if part in COMPOSERS:
-        return {module.part for module in MODULES}
+        return {module.part for module in MODULES} | COMPOSERS
     if part in NOUNS:
         return NOUNS
     return {part} if part in TOOLS else {part, "lookup"} | NOUNS
@@ -251,6 +252,7 @@ def test_the_rule_bites(rule: Rule) -> None:
         ("pgstats.errors", "import pgstats.spell"),
         ("pgstats.daemon.x", "from pgstats.log import Log"),
         ("pgstats.ship", "from pgstats.cli import main"),
+        ("pgstats.daemon.x", "from pgstats import instrument"),
         ("pgstats.lookup", "from pgstats.errors import AskError"),
     ],
 )

@@ -84,12 +84,16 @@ class _SocketWire(Wire):
     def _hand(self, to: socket.socket, packet: bytes) -> None:
         raise NotImplementedError
 
+    def _known(self) -> bool:
+        """Whether the address need not be looked up now."""
+        return not self._named or time.monotonic() < self._look_up_at
+
     def _look_up(self, until: float) -> None:
         """Look the name up when it is time; the old addresses are better than none.
 
         A connection stays as long as its address is among them.
         """
-        if not self._named or time.monotonic() < self._look_up_at:
+        if self._known():
             return
         try:
             self._addresses = addresses(self._host, self._port, self.kind, _left(until))
@@ -140,6 +144,10 @@ class DatagramWire(_SocketWire):
         """Packets that the receiver's kernel threw away, None where that cannot be known."""
         address = self._used or next(iter(self._addresses), "")
         return None if self._unix or not address else drops(address, self._port)
+
+    def prompt(self) -> bool:
+        """Whether packets go out now: by UDP, to an address that is known."""
+        return not self._unix and self._known()
 
     def _put(self, packet: bytes, until: float) -> None:
         if not self._pace.take(until - time.monotonic()):

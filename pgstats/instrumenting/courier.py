@@ -1,0 +1,96 @@
+"""Ships lines for those who must not wait for them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgstats.ship import Wire
+
+MOST = 1000  # posts that wait for the wire, then new ones are dropped
+PROMPT = 0.01  # seconds that handing over a datagram may take
+
+
+class Courier:
+    """Takes lines at once and neither raises nor waits, whatever the receiver does.
+
+    Those that are ``urgent`` are sent right away where that makes nobody wait (by UDP to an address
+    that need not be looked up), so that a process which ends the next moment has sent them. All
+    others are sent by a thread, as long as there are any. ``tell`` is told the first fault.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Wire],
+        tell: Callable[[str], None] | None = None,
+        *,
+        urgent: bool = False,
+    ) -> None:
+        self._make, self._tell, self._urgent = make, tell, urgent
+        self._wire = make()
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew in the child of a fork: its parent's socket, lines and threads are not its."""
+        self._wire, before = self._make(), self._wire
+        if before is not self._wire:
+            before.close()
+        self._waiting: deque[str] = deque()
+        self._thread: threading.Thread | None = None
+        # A signal's handler may post while the thread that it interrupts does.
+        self._lock = threading.RLock()
+
+    def post(self, lines: str) -> None:
+        """Have whole lines sent."""
+        if self._urgent and not self._thread and self._wire.prompt():
+            self._ship(lines, PROMPT)
+            return
+        with self._lock:
+            if len(self._waiting) == MOST:
+                self._fault(f"{MOST} shipments wait already")
+                return
+            self._waiting.append(lines)
+            if self._thread is None:
+                self._start()
+
+    def flush(self, seconds: float) -> None:
+        """Give what waits so much time to be sent."""
+        thread = self._thread
+        if thread:
+            thread.join(seconds)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._work, name="courier", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads, or Python is about to end
+            self._waiting.clear()
+            self._fault(str(error))
+        else:
+            self._thread = thread
+
+    def _work(self) -> None:
+        while lines := self._taken():
+            self._ship(lines, 2.0)
+
+    def _taken(self) -> str:
+        """All that waits; if nothing does, this thread is done."""
+        with self._lock:
+            lines = "".join(self._waiting)
+            self._waiting.clear()
+            if not lines:
+                self._thread = None
+        return lines
+
+    def _ship(self, lines: str, seconds: float) -> None:
+        if not self._wire.ship(lines, seconds):
+            self._fault(self._wire.fault)
+
+    def _fault(self, text: str) -> None:
+        """Told once: whoever measures jobs does not want to read of the receiver all day."""
+        tell, self._tell = self._tell, None
+        if tell:
+            tell(text)
