@@ -122,6 +122,7 @@ class Query:
     ignored: tuple[str, ...] = ()
     pairs: tuple[str, str] | None = None
     budget: int | None = None
+    folds: bool = False  # the SELECT itself does: NULL labels mark the row that holds the rest
     default: bool = True
     per_database: bool = False  # asked in each database rather than once in the cluster
     primary_only: bool = False  # meaningless on a standby
@@ -132,33 +133,14 @@ class Query:
         """What a person calls it: the SHOW command, or the group that a SELECT fills."""
         return self.sql if self.family == PGBOUNCER else self.group
 
-    @property
-    def folds(self) -> bool:
-        """Whether the SELECT itself folds rows: NULL labels mark the one that holds the rest."""
-        return "{folded}" in self.sql
-
     def on(self, version: int) -> tuple[Metric, ...]:
         """The metrics a server of that version can answer, in order."""
         return tuple(metric for metric in self.metrics if metric.on(version))
 
     def select(self, version: int) -> str:
-        """The SQL for a server of that version, its columns named like the metrics.
-
-        ``{columns}`` are the metrics; ``{each}`` those that fold, computed for every row;
-        ``{rest}`` the metrics where those are already there; ``{folded}`` their sums.
-        """
-        metrics = self.on(version)
-        asked = [f"{metric.sql or metric.origin()} AS {metric.name}" for metric in metrics]
-        return self.sql.format(
-            columns=",\n       ".join(asked),
-            each=",\n       ".join(a for a, m in zip(asked, metrics, strict=True) if m.fold),
-            rest=",\n       ".join(
-                m.name if m.fold else a for a, m in zip(asked, metrics, strict=True)
-            ),
-            folded=",\n       ".join(
-                f"coalesce({m.fold}({m.name}), 0)::bigint" if m.fold else "NULL" for m in metrics
-            ),
-        )
+        """The SQL for a server of that version, its columns named like the metrics."""
+        asked = [f"{metric.sql or metric.origin()} AS {metric.name}" for metric in self.on(version)]
+        return self.sql.format(columns=",\n       ".join(asked))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.failure import failure
-from pgstats.ask.globs import chosen, pattern
+from pgstats.ask.front import Behind, find
+from pgstats.ask.globs import chosen
 from pgstats.ask.guard import Elsewhere, cut_off, same_server
 from pgstats.ask.password import Secret
+from pgstats.ask.question import Questions
 from pgstats.ask.session import Session
+from pgstats.ask.tables import Members, tables
 from pgstats.ask.witness import sample
-from pgstats.catalogue.postgres import CLUSTER, DISCOVER, SERVER, TABLES, TOTALS
+from pgstats.catalogue.postgres import CLUSTER, DISCOVER, SERVER
 from pgstats.errors import AskError
-from pgstats.model import Failure, Frame, Poll, Query, Target
+from pgstats.model import Failure, Poll, Query, Target
 
 #: Seconds a server may take to end the backend of a database that was asked.
 HANG_UP = 0.2
@@ -38,7 +40,11 @@ class PostgresAsker:
         self._refused: dict[str, tuple[float, str]] = {}  # until when it is left alone, and why
         self._first = ""  # the database that the next walk begins with
         self._until = 0.0
+        self._members: Members = {}
         self._secret: Secret | None = None
+        self._behind = Behind(target, ())  # as its PgBouncer knows it, where that is asked
+        self._own = Questions(target)
+        self._standby = False
 
     def poll(self) -> Poll:
         """All answers of one poll."""
@@ -47,7 +53,10 @@ class PostgresAsker:
         self._secret = Secret(self.target, self._until)  # anew: it may have been rotated
         counts = {"databases_polled": 0, "databases_refused": 0, "tables_folded": 0}
         poll = Poll(self.target, counts=counts)
+        if self.target.questions:
+            poll.counts["cut_queries"] = 0
         try:
+            self._find(poll)
             session, standby = self._open(poll)
         except AskError as error:
             poll.down = failure(error)
@@ -62,6 +71,22 @@ class PostgresAsker:
         if self._kept:
             self._kept.close()
         self._kept = None
+
+    def _find(self, poll: Poll) -> None:
+        """Look where the server is now, if a PgBouncer knows; while that is down, where it was."""
+        front = self.target.front
+        if front is None:
+            return
+        try:
+            found = find(self.target, front, self._until)
+        except AskError as error:
+            if not self._behind.databases:
+                raise
+            poll.failures.append(failure(error))
+            return
+        if found.target != self._behind.target:
+            self.close()
+        self._behind = found
 
     def _open(self, poll: Poll) -> tuple[Session, bool]:
         """A session that just answered, and whether it is on a standby.
@@ -83,7 +108,8 @@ class PostgresAsker:
         return self._kept, self._greet(self._kept, poll)
 
     def _connect(self, database: str = "") -> Session:
-        return Session(self.target, self._until, database, self._secret)
+        name = database or (self._behind.home if self.target.front else "")
+        return Session(self._behind.target, self._until, name, self._secret)
 
     def _greet(self, session: Session, poll: Poll) -> bool:
         poll.version = session.version
@@ -103,8 +129,11 @@ class PostgresAsker:
         except AskError as error:  # without the list, or the connection, there is nothing to ask
             poll.failures.append(failure(error))
             return
-        if not standby:
+        self._own.put(session, poll)
+        if not standby or self._own.roam:
+            self._standby = standby
             self._walk(session, here, names, poll)
+        self._own.conclude(poll, names)
 
     @staticmethod
     def _look(session: Session, poll: Poll) -> None:
@@ -142,6 +171,8 @@ class PostgresAsker:
             here = name if current else here
             if name.encode() != bytes(raw):
                 self._refuse(name, "its name is not UTF-8, so that no DSN can hold it", poll)
+            elif self.target.front and name not in self._behind.databases:
+                continue
             elif chosen(name, self.target.databases):
                 if may:
                     names.append(name)
@@ -168,7 +199,7 @@ class PostgresAsker:
                 poll.failures.append(Failure("databases", "timeout", text, cure))
                 return
             try:
-                self._visit(session if name == here else None, name, poll)
+                self._visit(session if name == here else None, name, poll, len(ordered) - at)
             except AskError as error:  # about the server: all other databases would say the same
                 self._first = name
                 poll.failures.append(failure(cut_off(error)))
@@ -176,8 +207,11 @@ class PostgresAsker:
                     self.close()  # so that the next poll begins anew
                 return
 
-    def _visit(self, session: Session | None, name: str, poll: Poll) -> None:
-        """Ask one database; one that lets nobody in is counted and left alone for a while."""
+    def _visit(self, session: Session | None, name: str, poll: Poll, places: int = 1) -> None:
+        """Ask one database, the first of so many ``places``.
+
+        One that lets nobody in is counted and left alone for a while.
+        """
         again, why = self._refused.get(name, (0.0, ""))
         if again > time.monotonic():
             self._refuse(name, why, poll)
@@ -188,14 +222,21 @@ class PostgresAsker:
             self._turned_away(name, error, poll)
             return
         try:
-            poll.frames += tables(guest, name, poll)
+            self._read(guest, name, poll)
+            self._own.put(guest, poll, name, places)
+        finally:
+            if guest is not session:
+                guest.close(HANG_UP)
+
+    def _read(self, session: Session, name: str, poll: Poll) -> None:
+        """The tables of one database, where they are known."""
+        try:
+            if not self._standby:
+                poll.frames += tables(session, name, poll, self._members)
             poll.counts["databases_polled"] += 1
         except AskError as error:
             error.stage = f"{error.stage} in database {name}"
             poll.failures.append(failure(error))
-        finally:
-            if guest is not session:
-                guest.close(HANG_UP)
 
     def _guest(self, name: str, poll: Poll) -> Session:
         """A second connection; a pool may have good reasons to lead to another server."""
@@ -221,35 +262,8 @@ class PostgresAsker:
             self._refuse(name, str(error), poll)
         elif error.reason != "wrong_database":  # dropped since the list was read: nothing failed
             error.stage = f"{error.stage} to database {name}"
-            gone = error.reason == "refused" and not self.target.pooled
-            if gone or isinstance(error, Elsewhere):
+            if isinstance(error, Elsewhere) or (
+                error.reason == "refused" and not self.target.pooled
+            ):
                 raise error
             poll.failures.append(failure(error))
-
-
-def tables(session: Session, database: str, poll: Poll) -> list[Frame]:
-    """The tables of one database, and their sums."""
-    columns, rows = session.ask(
-        TABLES.select(session.version),
-        {
-            "tables": session.target.tables,
-            "exclude_tables": [pattern(glob) for glob in session.target.exclude_tables],
-        },
-        "tables",
-    )
-    name = poll.target.name
-    found, _ = frame(TABLES, session.version, columns, rows, target=name, shared=(database,))
-    sums, _ = frame(TOTALS, session.version, *_sums(columns, rows), target=name, shared=(database,))
-    schema, count = (list(columns).index(column) for column in ("schema", "tables"))
-    poll.counts["tables_folded"] += sum(row[count] for row in rows if row[schema] is None)
-    return [found, sums]
-
-
-def _sums(columns: Columns, rows: Rows) -> tuple[Columns, Rows]:
-    summed = {metric.name for metric in TOTALS.metrics}
-    by_name = {
-        name: sum(values)
-        for name, values in zip(columns, zip(*rows, strict=True), strict=True)
-        if name in summed
-    }
-    return dict.fromkeys(by_name, True), [tuple(by_name.values())]

@@ -91,7 +91,28 @@ class Session:
         """
         if not self._pooled:
             return self._connection.ask(sql, parameters, stage)
-        guards = "; ".join(f"SET LOCAL {n} = '{v}'" for n, v in _guards(self.target).items())
+        return self._ask_guarded(sql, parameters, stage, _guards(self.target))
+
+    def ask_apart(self, sql: str, seconds: float, stage: str) -> tuple[Columns, Rows]:
+        """The answer to somebody else's statement, which may take so many seconds.
+
+        Behind a pool or not, it runs in a transaction of its own that is undone: no setting that
+        it changes outlives it, and nothing that it says makes that transaction write.
+        """
+        own = {
+            "statement_timeout": str(max(1, int(seconds * 1000))),
+            "standard_conforming_strings": "on",  # as whoever checked the statement has read it
+        }
+        return self._ask_guarded(sql, None, stage, _guards(self.target) | own)
+
+    def _ask_guarded(
+        self,
+        sql: str,
+        parameters: dict[str, object] | None,
+        stage: str,
+        settings: dict[str, str],
+    ) -> tuple[Columns, Rows]:
+        guards = "; ".join(f"SET LOCAL {n} = '{v}'" for n, v in settings.items())
         begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE"
         self._connection.ask(f"{begin}; {guards}", stage=stage)
         try:

@@ -81,7 +81,8 @@ MOST = 200
 #: Which heaps there is something to say of where nobody asks for one: those with too many dead
 #: rows, and those that were filled once and have lost their statistics. Catalogs begin without any.
 _SUSPECT = """h.n_dead_tup > h.threshold OR h.freeze_ratio > 1 OR (h.reltuples > 0
-       AND h.owner_schema NOT IN ('pg_catalog', 'information_schema') AND h.n_live_tup = 0 AND h.n_dead_tup = 0
+       AND h.owner_schema NOT IN ('pg_catalog', 'information_schema')
+       AND h.n_live_tup = 0 AND h.n_dead_tup = 0
        AND num_nulls(pg_stat_get_last_vacuum_time(h.oid), pg_stat_get_last_autovacuum_time(h.oid),
            pg_stat_get_last_analyze_time(h.oid), pg_stat_get_last_autoanalyze_time(h.oid)) = 4)"""
 

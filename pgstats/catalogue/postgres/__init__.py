@@ -11,7 +11,7 @@ from pgstats.catalogue.postgres.database import DATABASE
 from pgstats.catalogue.postgres.horizon import HORIZON, VAIN, WHY
 from pgstats.catalogue.postgres.overcommit import OVERCOMMIT
 from pgstats.catalogue.postgres.server import DISCOVER, SERVER, STATISTICS, VENDORS
-from pgstats.catalogue.postgres.tables import TABLES, TOTALS
+from pgstats.catalogue.postgres.tables import NEED, NEEDS, TABLES, TOTALS
 
 #: Asked once in a cluster, after `SERVER`; each fails alone. ``%(databases)s`` are those polled.
 CLUSTER = (
@@ -19,12 +19,12 @@ CLUSTER = (
     *(*sessions.QUERIES, *locks.QUERIES, *vacuum.QUERIES, *replication.QUERIES, *wal.QUERIES),
 )
 #: Asked in each database.
-EACH = (TABLES,)
+EACH = (TABLES, NEED)
 
 #: Worked out from the answers.
 COMPUTED = (HORIZON, VAIN, WHY, OVERCOMMIT)
 
-QUERIES = (SERVER, *CLUSTER, *EACH, TOTALS, *COMPUTED)
+QUERIES = (SERVER, *CLUSTER, *EACH, TOTALS, NEEDS, *COMPUTED)
 
 __all__ = [
     "CLUSTER",

@@ -7,10 +7,13 @@ rules are those of relation_needs_vacanalyze in PostgreSQL's autovacuum.c, in it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 #: Heaps that are no catalogs, nor their TOAST; for the ``where`` of `heaps`.
-USER = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_toast'"
+USER = """coalesce(o.relnamespace, c.relnamespace) <> ALL (ARRAY(
+     SELECT oid FROM pg_namespace
+      WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast')))"""
 
 
 class _Parameter(NamedTuple):
@@ -58,9 +61,14 @@ _OPTIONS = f"""CASE WHEN coalesce(c.reloptions, o.reloptions) IS NOT NULL THEN (
          )::float8[] END"""
 
 
-def _holds(name: str) -> str:
-    """A parameter as it holds for a heap, in single precision as the server has it."""
-    return f"coalesce({_OPTION[name]}::float4, {name})"
+def _setting(name: str) -> str:
+    """A parameter's setting, read once: a join would carry it along with every row."""
+    return f"(SELECT {name} FROM setting)"
+
+
+def _option(name: str) -> str:
+    """A parameter as it holds for a heap with options, in single precision as the server has it."""
+    return f"coalesce({_OPTION[name]}::float4, {_setting(name)})"
 
 
 def _part(rows: str, threshold: str) -> str:
@@ -81,15 +89,28 @@ _TREE = """tree AS (
     SELECT i.inhrelid, tree.root FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
 )"""
 
-_THRESHOLD = (
-    f"{_holds('autovacuum_vacuum_threshold')}"
-    f" + {_holds('autovacuum_vacuum_scale_factor')} * reltuples"
-)
-_CAP = _holds("autovacuum_vacuum_max_threshold")
-_INSERT_THRESHOLD = (
-    f"{_holds('autovacuum_vacuum_insert_threshold')}"
-    f" + {_holds('autovacuum_vacuum_insert_scale_factor')} * reltuples * unfrozen"
-)
+
+def _threshold(of: Callable[[str], str]) -> str:
+    base, scale, cap = (
+        of(f"autovacuum_vacuum_{name}") for name in ("threshold", "scale_factor", "max_threshold")
+    )
+    whole = f"{base} + {scale} * reltuples"
+    return f"CASE WHEN {cap} >= 0 THEN least({whole}, {cap}) ELSE {whole} END"
+
+
+def _insert_threshold(of: Callable[[str], str]) -> str:
+    base, scale = (of(f"autovacuum_vacuum_insert_{name}") for name in ("threshold", "scale_factor"))
+    return f"CASE WHEN {base} >= 0 THEN {base} + {scale} * reltuples * unfrozen END"
+
+
+def _by_options(expression: Callable[[Callable[[str], str]], str]) -> str:
+    """An expression of parameters, whose options are looked at only where there are any."""
+    plain, own = expression(_setting), expression(_option)
+    return f"CASE WHEN options IS NULL THEN {plain} ELSE {own} END"
+
+
+def _limit(name: str) -> str:
+    return f"least({_OPTION[name]}, {_setting(name)})"
 
 
 def heaps(version: int, where: str = "true") -> str:
@@ -132,29 +153,32 @@ def heaps(version: int, where: str = "true") -> str:
     A heap that has no statistics is skipped by autovacuum unless forced: its counts, and so the
     ratios of them, are 0.
     """
-    frozen = "least(c.relallfrozen, c.relpages)" if version >= 180000 else "0"
     settings = ", ".join(parameter.setting(version) for parameter in _PARAMETERS)
-    # OFFSET 0 keeps what a level has computed: the next one would compute it wherever it is named.
     return f"""setting AS MATERIALIZED (
   SELECT {settings}, current_setting('track_counts')::bool AS track_counts
-), {_TREE}, heap AS (
-  SELECT *, CASE WHEN persistent <> 't' THEN greatest(freeze_ratio,
-              CASE WHEN enabled AND autovacuum AND track_counts
-                   THEN greatest(dead_ratio, insert_ratio) END) END AS ratio
+), {_TREE}, heap AS NOT MATERIALIZED (
+  {_judged(version, where)}
+)"""
+
+
+def _judged(version: int, where: str) -> str:
+    frozen = "least(c.relallfrozen, c.relpages)" if version >= 180000 else "0"
+    unfrozen = f"CASE WHEN c.relpages > 0 THEN 1 - {frozen}::float4 / c.relpages::float4 ELSE 1 END"
+    active = f"enabled AND {_setting('autovacuum')} AND {_setting('track_counts')}"
+    # OFFSET 0 keeps what a level has computed: the next one would compute it wherever it is named.
+    return f"""SELECT *, CASE WHEN persistent <> 't' THEN greatest(freeze_ratio,
+           CASE WHEN {active} THEN greatest(dead_ratio, insert_ratio) END) END AS ratio
     FROM (
   SELECT *, {_part("n_dead_tup", "threshold")} AS dead_ratio,
          {_part("n_ins_since_vacuum", "insert_threshold")} AS insert_ratio,
-         greatest(xid_age::float8 / xid_limit, mxid_age::float8 / mxid_limit) AS freeze_ratio
+         greatest(xid_age / xid_limit, mxid_age / mxid_limit) AS freeze_ratio
     FROM (
-  SELECT *, coalesce({_OPTION["autovacuum"]} <> 0, true) AS enabled,
-         CASE WHEN {_CAP} >= 0 THEN least({_THRESHOLD}, {_CAP}) ELSE {_THRESHOLD}
-         END::float8 AS threshold,
-         CASE WHEN {_holds("autovacuum_vacuum_insert_threshold")} >= 0 THEN {_INSERT_THRESHOLD}
-         END::float8 AS insert_threshold,
-         least({_OPTION["autovacuum_freeze_max_age"]}, autovacuum_freeze_max_age) AS xid_limit,
-         least({_OPTION["autovacuum_multixact_freeze_max_age"]},
-               autovacuum_multixact_freeze_max_age) AS mxid_limit
-    FROM setting, (
+  SELECT *, options IS NULL OR coalesce({_OPTION["autovacuum"]} <> 0, true) AS enabled,
+         {_by_options(_threshold)}::float8 AS threshold,
+         {_by_options(_insert_threshold)}::float8 AS insert_threshold,
+         {_limit("autovacuum_freeze_max_age")} AS xid_limit,
+         {_limit("autovacuum_multixact_freeze_max_age")} AS mxid_limit
+    FROM (
   SELECT c.oid, c.relkind, coalesce(o.oid, c.oid) AS owner,
          coalesce(tree.root, o.oid, c.oid) AS root,
          CASE WHEN o.oid IS NULL THEN n.nspname ELSE 'pg_toast' END AS schema, c.relname AS name,
@@ -165,17 +189,18 @@ def heaps(version: int, where: str = "true") -> str:
          pg_stat_get_ins_since_vacuum(c.oid) AS n_ins_since_vacuum,
          pg_stat_get_mod_since_analyze(c.oid) AS n_mod_since_analyze,
          greatest(c.reltuples, 0) AS reltuples, c.relpages, {frozen} AS relallfrozen,
-         CASE WHEN c.relpages > 0 THEN 1 - {frozen}::float4 / c.relpages::float4 ELSE 1
-         END::float4 AS unfrozen,
+         {unfrozen if version >= 180000 else "1"}::float4 AS unfrozen,
          nullif(age(c.relfrozenxid), 2147483647) AS xid_age,
          nullif(mxid_age(c.relminmxid), 2147483647) AS mxid_age,
          {_OPTIONS} AS options
     FROM pg_class c
-         LEFT JOIN pg_class o ON c.relkind = 't' AND o.reltoastrelid = c.oid
-         JOIN pg_namespace n ON n.oid = coalesce(o.relnamespace, c.relnamespace)
-         LEFT JOIN tree ON tree.oid = coalesce(o.oid, c.oid)
+         LEFT JOIN pg_class o
+           ON o.reltoastrelid = CASE WHEN c.relkind = 't' THEN c.oid END AND o.reltoastrelid <> 0
+         LEFT JOIN tree
+           ON tree.oid = CASE WHEN coalesce(o.relispartition, c.relispartition)
+                              THEN coalesce(o.oid, c.oid) END
+         LEFT JOIN pg_namespace n ON n.oid = coalesce(o.relnamespace, c.relnamespace)
    WHERE c.relkind IN ('r', 'm', 't') AND ({where})
   OFFSET 0) AS seen
   OFFSET 0) AS judged
-  OFFSET 0) AS measured
-)"""
+  OFFSET 0) AS measured"""

@@ -2,82 +2,58 @@
 
 from __future__ import annotations
 
+from pgstats.catalogue.postgres.heaps import heaps
 from pgstats.model import POSTGRES, Metric, Query
+
+#: How much more a table must need vacuum to take the place of one that was shipped the last time.
+STAY = 1.25
+
+
+def _rows(name: str, text: str, *, since: int = 0) -> Metric:
+    column = f"sum({name}) FILTER (WHERE own)"
+    return Metric(name, text, column=f"s.{name}", sql=column, fold="sum", since=since)
 
 
 def _age(name: str, text: str) -> Metric:
     return Metric(
         f"{name}_age_seconds",
-        f"Time since {text}; not sent if it never was",
+        f"Time since {text}; of partitions the longest; not sent if it never was",
         unit="seconds",
         column=f"extract(epoch FROM clock_timestamp() - s.{name})::float8",
-        sql=f"extract(epoch FROM clock_timestamp() - pg_stat_get_{name}_time(c.oid))::float8",
+        sql=f"max(extract(epoch FROM clock_timestamp() - pg_stat_get_{name}_time(oid)))::float8",
     )
 
 
 def _times(name: str, text: str) -> Metric:
-    return Metric(name, text, kind="total", column=f"s.{name}", sql=f"pg_stat_get_{name}(c.oid)")
+    sql = f"sum(pg_stat_get_{name}(oid))::bigint"
+    return Metric(name, text, kind="total", column=f"s.{name}", sql=sql)
 
 
-def _rows(name: str, text: str, function: str, *, since: int = 0) -> Metric:
-    return Metric(name, text, column=f"s.{name}", sql=f"{function}(c.oid)", fold="sum", since=since)
+def _spent(name: str, text: str) -> Metric:
+    return Metric(
+        f"{name}_ms",
+        f"Time spent on {text}",
+        unit="ms",
+        kind="total",
+        column=f"s.{name}",
+        sql=f"sum(pg_stat_get_{name}(oid))",
+        since=180000,
+    )
 
 
 TABLES = Query(
     POSTGRES,
     "tables",
-    # One pass over pg_class with the statistics functions: the view would join and group pg_index
-    # as well. Only what ranks or is summed is computed for every table, the rest for those chosen.
-    sql="""WITH setting AS MATERIALIZED (
-    SELECT current_setting('autovacuum_vacuum_threshold')::float8 AS base,
-           current_setting('autovacuum_vacuum_scale_factor')::float8 AS scale
-), counted AS MATERIALIZED (
-    SELECT c.oid, c.relpersistence = 't'
-           OR n.nspname || '.' || c.relname ~ ANY(%(exclude_tables)s) AS apart,
-           CASE WHEN c.reloptions IS NULL THEN base + scale * greatest(c.reltuples, 0)
-                ELSE (SELECT coalesce(max(o.option_value::float8)
-                                 FILTER (WHERE o.option_name = 'autovacuum_vacuum_threshold'), base)
-                           + coalesce(max(o.option_value::float8)
-                                 FILTER (WHERE o.option_name = 'autovacuum_vacuum_scale_factor'),
-                                      scale) * greatest(c.reltuples, 0)
-                        FROM pg_options_to_table(c.reloptions) o
-                       WHERE o.option_name IN ('autovacuum_vacuum_threshold',
-                                               'autovacuum_vacuum_scale_factor'))
-           END AS threshold,
-       {each}
-      FROM setting, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'm')
-       AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_toast'
-), chosen AS MATERIALIZED (
-    SELECT * FROM counted WHERE NOT apart
-     ORDER BY n_dead_tup / greatest(threshold, 1) DESC, n_dead_tup DESC, oid LIMIT %(tables)s
-)
-SELECT n.nspname::text AS schema, c.relname::text AS "table", 1 AS tables,
-       {rest}
-  FROM chosen JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
-UNION ALL
-SELECT NULL, NULL, count(*),
-       {folded}
-  FROM counted WHERE NOT EXISTS (SELECT FROM chosen WHERE chosen.oid = counted.oid)""",
     source="pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid",
     labels={"database": "", "schema": "s.schemaname", "table": "s.relname"},
-    ignored=("tables",),
+    folds=True,
     per_database=True,
     primary_only=True,
     metrics=(
-        _rows("n_live_tup", "Live rows, estimated", "pg_stat_get_live_tuples"),
-        _rows("n_dead_tup", "Dead rows, estimated", "pg_stat_get_dead_tuples"),
-        _rows(
-            "n_mod_since_analyze",
-            "Rows modified since the last analyze, estimated",
-            "pg_stat_get_mod_since_analyze",
-        ),
-        _rows(
-            "n_ins_since_vacuum",
-            "Rows inserted since the last vacuum, estimated",
-            "pg_stat_get_ins_since_vacuum",
-            since=130000,
-        ),
+        _rows("n_live_tup", "Live rows, estimated"),
+        _rows("n_dead_tup", "Dead rows, estimated"),
+        _rows("n_mod_since_analyze", "Rows modified since the last analyze, estimated"),
+        _rows("n_ins_since_vacuum", "Rows inserted since the last vacuum, estimated", since=130000),
         _age("last_vacuum", "the last manual VACUUM (not FULL)"),
         _age("last_autovacuum", "the last autovacuum"),
         _age("last_analyze", "the last manual ANALYZE"),
@@ -86,20 +62,98 @@ SELECT NULL, NULL, count(*),
         _times("autovacuum_count", "Autovacuums"),
         _times("analyze_count", "Manual analyzes"),
         _times("autoanalyze_count", "Autoanalyzes"),
+        _spent("total_vacuum_time", "manual vacuums"),
+        _spent("total_autovacuum_time", "autovacuums"),
+        _spent("total_analyze_time", "manual analyzes"),
+        _spent("total_autoanalyze_time", "autoanalyzes"),
         Metric(
             "xid_age_xids",
             "Transactions since the oldest unfrozen one of the table",
             unit="xids",
             column="age(c.relfrozenxid)",
+            sql="max(xid_age)",
         ),
     ),
 )
+
+#: What autovacuum makes of them, which no view shows; see `heaps`.
+NEED = Query(
+    POSTGRES,
+    "tables",
+    labels=TABLES.labels,
+    folds=True,
+    per_database=True,
+    primary_only=True,
+    metrics=(
+        Metric(
+            "vacuum_trigger_ratio",
+            "Above 1 autovacuum is due, by the server's own rules: the largest of the ratios below "
+            "that can trigger it now, of the table, its partitions and their TOAST",
+            unit="ratio",
+            sql="max(ratio)",
+            fold="max",
+        ),
+        Metric(
+            "dead_ratio",
+            "Dead rows by the threshold for them",
+            unit="ratio",
+            sql="max(dead_ratio)",
+            fold="max",
+        ),
+        Metric(
+            "insert_ratio",
+            "Inserted rows by the threshold for them; not sent where that is off",
+            unit="ratio",
+            sql="max(insert_ratio)",
+            fold="max",
+        ),
+        Metric(
+            "freeze_ratio",
+            "Age by the age from which on a vacuum is forced, of xids or multixacts",
+            unit="ratio",
+            sql="max(freeze_ratio)",
+            fold="max",
+        ),
+        Metric(
+            "vacuum_threshold",
+            "Dead rows above which autovacuum is due; of partitions the sum",
+            sql="sum(threshold) FILTER (WHERE own)",
+        ),
+        Metric(
+            "autovacuum_disabled",
+            "How many of the table and its partitions have autovacuum switched off",
+            sql="count(*) FILTER (WHERE own AND NOT enabled)",
+            fold="sum",
+        ),
+        Metric(
+            "toast_n_dead_tup",
+            "Dead rows of its TOAST, estimated; not sent without one",
+            sql="sum(n_dead_tup) FILTER (WHERE NOT own)",
+            fold="sum",
+        ),
+        Metric(
+            "mxid_age_mxids",
+            "Multixacts since the oldest unfrozen one of the table",
+            unit="mxids",
+            sql="max(mxid_age)",
+        ),
+        Metric(
+            "size_estimate_bytes",
+            "Size at the last vacuum or analyze, TOAST included, indexes left out",
+            unit="bytes",
+            sql="sum(relpages::bigint) * current_setting('block_size')::int",
+            fold="sum",
+        ),
+    ),
+)
+
+_OF_USERS = "pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid AND c.relkind <> 'p'"
 
 TOTALS = Query(
     POSTGRES,
     "database",
     # No SQL: the rows of TABLES, those folded included, are summed up.
-    source="pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid AND c.relkind <> 'p'",
+    source=_OF_USERS,
     labels={"database": ""},
     primary_only=True,
     metrics=(
@@ -109,10 +163,152 @@ TOTALS = Query(
                 f"{m.help}: sum over the user tables",
                 column=f"sum({m.column})",
                 since=m.since,
+                fold="sum",
             )
             for m in TABLES.metrics
             if m.fold
         ),
-        Metric("tables", "User tables, partitioned parents left out", column="count(*)"),
+        Metric(
+            "tables",
+            "User tables, partitioned parents left out",
+            column="count(*)",
+            sql="count(*) FILTER (WHERE own)",
+            fold="sum",
+        ),
     ),
 )
+
+#: What follows from the same rows, and no view shows.
+NEEDS = Query(
+    POSTGRES,
+    "database",
+    labels={"database": ""},
+    primary_only=True,
+    metrics=(
+        Metric(
+            "tables_over_trigger",
+            "User tables (each partition counts) for which autovacuum is due, TOAST included",
+            sql="count(DISTINCT owner) FILTER (WHERE ratio > 1)",
+            fold="sum",
+        ),
+        Metric(
+            "tables_disabled",
+            "User tables with autovacuum switched off",
+            sql="count(*) FILTER (WHERE own AND NOT enabled)",
+            fold="sum",
+        ),
+        Metric(
+            "tables_never_vacuumed",
+            "User tables that no vacuum has come to, as far as the statistics reach",
+            sql="count(*) FILTER (WHERE own AND never AND NOT lost)",
+            fold="sum",
+        ),
+        Metric(
+            "tables_without_stats",
+            "User tables whose statistics were lost (crash, reset, promotion) and not renewed yet "
+            "by vacuum or analyze: their rows are unknown, and missing from the sums",
+            sql="count(*) FILTER (WHERE own AND lost)",
+            fold="sum",
+        ),
+        Metric(
+            "worst_vacuum_trigger_ratio",
+            "The largest vacuum_trigger_ratio of all user tables",
+            unit="ratio",
+            sql="max(ratio)",
+            fold="max",
+        ),
+        Metric(
+            "n_dead_tup_toast",
+            "Dead rows of the TOAST of all user tables",
+            sql="coalesce(sum(n_dead_tup) FILTER (WHERE NOT own), 0)",
+            fold="sum",
+        ),
+        Metric("n_dead_tup_catalogs", "Dead rows of the system catalogs and their TOAST"),
+        Metric("tables_folded", "User tables (roots of partitions count as one) in _other"),
+    ),
+)
+
+#: Of user tables: in `_other` whatever comes, and since their statistics were lost unknown. Only
+#: CREATE INDEX, VACUUM FULL and CLUSTER count rows besides a vacuum or analyze, and exactly.
+_COUNTED = """counted AS MATERIALIZED (
+    SELECT *, CASE WHEN apart THEN owner ELSE top END AS root
+      FROM (SELECT h.oid, h.owner, h.root AS top, h.relkind <> 't' AS own, h.owner_schema, l.lost,
+                   h.owner_schema IN ('pg_catalog', 'information_schema') AS catalog,
+                   h.persistent = 't' OR (
+                       h.owner_schema || '.' || h.owner_name ~ ANY(%(exclude_tables)s)
+                       AND NOT h.owner_schema || '.' || h.owner_name ~ ANY(%(keep_tables)s)
+                   ) AS apart, h.enabled, h.threshold, h.xid_age, h.mxid_age, h.relpages,
+                   CASE WHEN k.known THEN h.n_live_tup END AS n_live_tup,
+                   CASE WHEN k.known THEN h.n_dead_tup END AS n_dead_tup,
+                   CASE WHEN k.known THEN h.n_mod_since_analyze END AS n_mod_since_analyze,
+                   CASE WHEN k.known THEN h.n_ins_since_vacuum END AS n_ins_since_vacuum,
+                   CASE WHEN k.known THEN h.dead_ratio END AS dead_ratio,
+                   CASE WHEN k.known THEN h.insert_ratio END AS insert_ratio, h.freeze_ratio,
+                   CASE WHEN k.known THEN h.ratio ELSE h.freeze_ratio END AS ratio,
+                   pg_stat_get_last_autovacuum_time(h.oid) IS NULL
+                   AND pg_stat_get_last_vacuum_time(h.oid) IS NULL AS never
+              FROM heap h
+                   CROSS JOIN LATERAL (SELECT h.reltuples > 0
+                       AND pg_stat_get_last_autoanalyze_time(h.oid) IS NULL
+                       AND pg_stat_get_last_autovacuum_time(h.oid) IS NULL
+                       AND pg_stat_get_last_analyze_time(h.oid) IS NULL
+                       AND pg_stat_get_last_vacuum_time(h.oid) IS NULL
+                       AND pg_stat_get_tuples_inserted(h.oid)::float4 < h.reltuples AS lost) l
+                   CROSS JOIN LATERAL (SELECT NOT l.lost
+                       AND current_setting('track_counts')::bool AS known) k
+           ) AS known
+)"""
+
+
+def select(version: int) -> str:
+    """The SQL of all four queries: a row for each chosen table, and one for the rest.
+
+    One pass over pg_class: only what ranks or is summed is computed for every table, the rest for
+    those chosen. Parameters: ``tables`` is how many are chosen (None for all), ``members`` the oids
+    of those chosen before, ``exclude_tables`` and ``keep_tables`` regular expressions.
+    """
+    each = [m for query in (TABLES, NEED) for m in query.on(version) if m.fold]
+    detail = [m for query in (TABLES, NEED) for m in query.on(version) if not m.fold]
+    names = {m.name for m in each}
+    more = [m for query in (TOTALS, NEEDS) for m in query.metrics if m.sql and m.name not in names]
+    summed = [*each, *more]
+    return f"""WITH RECURSIVE {heaps(version)}, {_COUNTED}, rolled AS MATERIALIZED (
+    SELECT root, bool_or(apart) AS apart,
+       {_listed(summed)}
+      FROM counted WHERE NOT catalog GROUP BY root
+), chosen AS MATERIALIZED (
+    SELECT * FROM rolled WHERE NOT apart
+     ORDER BY greatest(vacuum_trigger_ratio, dead_ratio, 0)
+              * CASE WHEN root = ANY(%(members)s) THEN {STAY} ELSE 1 END DESC,
+           coalesce(n_dead_tup, 0) DESC, root LIMIT %(tables)s
+), detail AS (
+    SELECT root, array_agg(oid::bigint) FILTER (WHERE own) AS oids,
+       {_listed(detail)}
+      FROM counted JOIN chosen USING (root) GROUP BY root
+)
+SELECT n.nspname::text AS schema, c.relname::text AS "table", root::bigint AS root, oids,
+       0 AS tables_folded, NULL::bigint AS n_dead_tup_catalogs,
+       {", ".join(m.name for m in (*summed, *detail))}
+  FROM chosen JOIN detail USING (root)
+       JOIN pg_class c ON c.oid = root JOIN pg_namespace n ON n.oid = c.relnamespace
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, count(*),
+       (SELECT sum(n_dead_tup) FROM counted WHERE catalog)::bigint,
+       {", ".join(_rest(m) for m in summed)}, {", ".join("NULL" for _ in detail)}
+  FROM rolled WHERE root NOT IN (SELECT root FROM chosen)"""
+
+
+def _listed(metrics: list[Metric]) -> str:
+    return ",\n       ".join(f"({m.sql}){_whole(m)} AS {m.name}" for m in metrics)
+
+
+def _whole(metric: Metric) -> str:
+    """Sums of bigint are numeric, which is slow to read."""
+    return "::bigint" if metric.fold == "sum" or metric.unit == "xids" else ""
+
+
+def _rest(metric: Metric) -> str:
+    """A metric of all that are folded: over no table a sum is 0, over unknown ones unknown."""
+    if metric.fold == "max":
+        return f"max({metric.name})"
+    return f"CASE WHEN count(*) = 0 THEN 0 ELSE sum({metric.name}) END::bigint"
