@@ -1,4 +1,7 @@
-"""Every block of the README is true. `python -m tests.test_readme` renews its generated parts."""
+"""Every block of the README and of the pages is true.
+
+`python -m tests.test_readme` renews the generated table of settings.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,13 @@ from tests.program import gauges, pgstats
 
 README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+PAGES = [README, *sorted(README.parent.glob("docs/**/*.md"))]
+SETTINGS = README.parent / "docs" / "configuration.md"
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+]
 
 
 def blocks(kind: str) -> list[str]:
@@ -50,14 +59,14 @@ def written(default: object) -> str:
 
 
 def renewed(text: str) -> str:
-    """The README with its generated part as it should be."""
+    """The page of settings with its generated part as it should be."""
     start = "| section | key | default | meaning |\n|---|---|---|---|\n"
     head, _, tail = text.partition(start)
     return head + start + settings_table() + tail[tail.index("\n\n") + 1 :]
 
 
 def test_the_settings_are_those_of_the_program() -> None:
-    assert renewed(TEXT) == TEXT
+    assert renewed(SETTINGS.read_text()) == SETTINGS.read_text()
 
 
 def test_the_configuration_is_valid(tmp_path: Path) -> None:
@@ -137,10 +146,16 @@ def test_what_the_demo_shows_is_what_it_showed() -> None:
     assert max(map(len, picture.splitlines())) <= 80
 
 
-def test_every_link_leads_somewhere() -> None:
-    for path in re.findall(r"\]\(([^)#:]+)\)", TEXT):
-        assert (README.parent / path).exists(), path
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for path in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / path).exists(), path
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = {README.parent / path for path in re.findall(r"\]\(([^)#:]+)\)", TEXT)}
+    assert {page for page in PAGES[1:] if page.parent.name == "docs"} <= linked
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(TEXT))
+    SETTINGS.write_text(renewed(SETTINGS.read_text()))
