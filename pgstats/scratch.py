@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import pwd
 import random
@@ -167,9 +168,13 @@ class Scratch:
             os.chown(path, self._identity["user"], self._identity["group"])
 
     def folder(self, name: str) -> Path:
-        """A new folder that only the servers' user (and root) can enter."""
+        """A new folder that only the servers' user (and root) can enter, numbered if taken."""
         path = self.path / name
-        path.mkdir(mode=0o700)
+        for number in itertools.count(2):
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+                break
+            path = self.path / f"{name}-{number}"
         self._own(path)
         return path
 
@@ -285,8 +290,8 @@ class Server:
 
     def __init__(self, scratch: Scratch, name: str) -> None:
         self.scratch = scratch
-        self.name = name
         self.folder = scratch.folder(name)
+        self.name = self.folder.name
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         scratch.adopt(self)

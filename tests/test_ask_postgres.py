@@ -18,7 +18,7 @@ from pgstats.ask import asker
 from pgstats.ask.globs import chosen, pattern
 from pgstats.ask.postgres import PostgresAsker
 from pgstats.ask.session import Session
-from pgstats.catalogue.postgres import TABLES
+from pgstats.catalogue.postgres.tables import select
 from pgstats.model import OTHER, POSTGRES, Frame, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch
 
@@ -439,7 +439,8 @@ def test_many_tables_and_little_memory(cluster: Cluster, database: str) -> None:
     )
     session = Session(target(cluster), time.monotonic() + 30, database)
     plan = session.ask(
-        "EXPLAIN " + TABLES.select(session.version), {"tables": None, "exclude_tables": []}
+        "EXPLAIN " + select(session.version),
+        {"tables": None, "members": [], "exclude_tables": [], "keep_tables": []},
     )[1]
     found = poll(target(cluster, tables=None, databases=(database,)))
     session.close()

@@ -108,7 +108,8 @@ def shown_by_server(query: Query, cluster: Cluster) -> Values:
             if query.group == "database" and labels[0] not in DATABASES:
                 continue  # templates have statistics too
             if query.group == "tables" and row["label1"] == "parted":
-                continue  # holds no rows itself; its leaf stands for it
+                continue  # holds no rows itself: those of its only leaf go out under its name
+            labels = ["parted" if label == "leaf" else label for label in labels]
             for metric in metrics:
                 if text := row[metric.name]:
                     name = ".".join([query.group, *map(clean, labels), metric.name])

@@ -112,9 +112,9 @@ class PostgresAsker:
         return Session(self._behind.target, self._until, name, self._secret)
 
     def _greet(self, session: Session, poll: Poll) -> bool:
+        server = session.answer(SERVER, poll)
         poll.version = session.version
         poll.place = session.place()
-        server = session.answer(SERVER, poll)
         poll.frames.append(server)
         names = [metric.name for metric in server.metrics]
         return bool(server.rows[0][names.index("in_recovery")])

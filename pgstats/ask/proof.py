@@ -59,8 +59,24 @@ def _kind(poll: Poll) -> str:
     return f"PostgreSQL {version // 10000}.{version % 10000}"
 
 
+def _questions(poll: Poll) -> list[Finding]:
+    """The questions of the user's own that were answered: what failed is told with the poll."""
+    asked = [question.query for question in poll.target.questions]
+    rows = {query.group: [f.rows for f in poll.frames if f.query is query] for query in asked}
+    return [
+        Finding("ok", f"query {name}: {many} row{'s' * (many != 1)}")
+        for name, answers in rows.items()
+        if answers
+        for many in [sum(map(len, answers))]
+    ] + _notes(poll)
+
+
+def _notes(poll: Poll) -> list[Finding]:
+    return [Finding("note", note) for note in poll.notes]
+
+
 def _pooler(poll: Poll) -> list[Finding]:
-    findings = [Finding("note", note) for note in poll.notes]
+    findings = _notes(poll)
     if strange := poll.counts.get("unknown_columns"):
         findings.append(Finding("note", f"{strange} columns are new to this version of pgstats"))
     return findings
@@ -109,6 +125,7 @@ def _rights(found: dict[str, object], poll: Poll) -> list[Finding]:
         findings.append(Finding("failed", text, cure))
     else:
         findings.append(Finding("ok", f"{polled} databases polled"))
+    findings += _questions(poll)
     findings += [
         Finding(
             "note",

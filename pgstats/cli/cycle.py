@@ -133,9 +133,9 @@ class Cycle:
             implied += _bounded(poll, lambda: self._overcommit(poll, at), list[Frame]())
         value, sent = self._config.statsd.on_vanish, self._state.sent(poll.target)
         said = [*implied, *shape.frames(poll, skipped_runs)]
-        last = _bounded(
-            poll, lambda: shape.retired(said, sent, value, partial=poll.partial), list[Frame]()
-        )
+        retire = partial(shape.retired, said, sent, value)
+        own = poll.target.questions
+        last = _bounded(poll, lambda: retire(partial=poll.partial, questions=own), list[Frame]())
         return _Shaped(poll.target, last, [*implied, *shape.frames(poll, skipped_runs)], poll)
 
     def _lost(self, polls: Sequence[Poll]) -> list[_Shaped]:

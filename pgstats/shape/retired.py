@@ -7,11 +7,12 @@ that all their rows stay. A database that is no longer listed takes its rows wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pgstats.catalogue import QUERIES
 from pgstats.catalogue.postgres import DATABASE
-from pgstats.model import OTHER, Frame, Metric, Number, Query, Row
+from pgstats.model import OTHER, POSTGRES, Frame, Metric, Number, Query, Question, Row
 
 Memory = dict[str, Any]
 Names = tuple[str, ...]
@@ -32,21 +33,35 @@ _Rows = dict[Row, Names]
 _Places = dict[_Place, _Rows]
 
 
+#: The groups that PostgreSQL fills by itself; any other belongs to a question of the user's own.
+_GROUPS = {query.group for query in QUERIES if query.family == POSTGRES}
+
+
 def retired(
-    frames: Sequence[Frame], sent: Memory, last: Number | None, *, partial: bool = False
+    frames: Sequence[Frame],
+    sent: Memory,
+    last: Number | None,
+    *,
+    partial: bool = False,
+    questions: Iterable[Question] = (),
 ) -> list[Frame]:
     """The last values of the rows of a target that are gone, as one frame a group.
 
     ``frames`` is all that is shipped of the target now; where they are ``partial``, no row is gone
-    because it is missing. ``sent`` is what was shipped before, and is brought up to date. With no
+    because it is missing. ``questions`` are all that the target has: one that is put no more takes
+    its rows with it. ``sent`` is what was shipped before, and is brought up to date. With no
     ``last`` value nothing is sent and nothing remembered.
     """
     if last is None:
         sent.clear()
         return []
     answers = _Answers(frames)
+    own = {(one.query.group, tuple(one.query.labels)) for one in questions}
     gone: _Places = {}
     for place, rows in _recalled(sent).items():
+        if _orphaned(place, own):
+            gone[place] = rows
+            continue
         here = answers.places.setdefault(place, {})
         for labels, names in rows.items():
             now = here.get(labels)
@@ -56,6 +71,12 @@ def retired(
                 here[labels] = answers.joined(names, now or ())
     _remember(answers.places, sent)
     return _frames(gone, last)
+
+
+def _orphaned(place: _Place, own: Container[tuple[str, Names]]) -> bool:
+    """Whether these are rows of a question that nobody puts any more, or not with these labels."""
+    asked = place.group in _GROUPS or (place.group, place.labels) in own
+    return place.family == POSTGRES and not asked
 
 
 def ended(sent: Memory, last: Number | None) -> list[Frame]:

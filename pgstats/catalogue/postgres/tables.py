@@ -295,7 +295,7 @@ UNION ALL
 SELECT NULL, NULL, NULL, NULL, count(*),
        (SELECT sum(n_dead_tup) FROM counted WHERE catalog)::bigint,
        {", ".join(_rest(m) for m in summed)}, {", ".join("NULL" for _ in detail)}
-  FROM rolled WHERE root NOT IN (SELECT root FROM chosen)"""
+  FROM rolled WHERE NOT EXISTS (SELECT FROM chosen WHERE chosen.root = rolled.root)"""
 
 
 def _listed(metrics: list[Metric]) -> str:
