@@ -52,5 +52,9 @@ class StateLocked(StateError):
     """Another run holds the lock of the state file."""
 
 
+class DeskError(PgstatsError):
+    """The socket of `pgstats status` cannot be opened, or nobody answers there."""
+
+
 class ScratchError(PgstatsError):
     """A private server of the demo or of the tests could not be started."""

@@ -28,6 +28,11 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+#: Where daemons of the tests open their socket: not in the system's own folder.
+_RUNTIME = tempfile.TemporaryDirectory(prefix="pgstats-run-")
+os.environ["RUNTIME_DIRECTORY"] = _RUNTIME.name
+
+
 def pytest_report_header() -> list[str]:
     """The versions of what is tested against."""
     try:

@@ -177,6 +177,17 @@ class Cycle:
             f"{numbers['skipped_values']} values skipped, {numbers['altered_names']} names altered"
         )
 
+    def shipped(self) -> dict[str, object]:
+        """The same as data; ``dropped_by_reason`` holds what has happened alone."""
+        drops = {why: lines for why, lines in _added(self._tally.drops).items() if lines}
+        counts = {name: int(number) for name, number in _added(self._tally.counts).items()}
+        return {
+            "url": self.wire.url,
+            "fault": self.fault,
+            **{name: counts[name] for name in ("lines", "packets", "bytes", "errors", "dropped")},
+            "dropped_by_reason": drops,
+        }
+
     def _numbers(self) -> dict[str, float]:
         """The numbers of `self.ship`; what is not known is left out."""
         counts = _added(self._tally.counts)

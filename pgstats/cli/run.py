@@ -6,19 +6,20 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pgstats import __version__
 from pgstats.cli.options import configured, held, log_of, with_state, with_targets
 from pgstats.errors import StateError
-from pgstats.log import DEBUG, WARNING
+from pgstats.log import DEBUG, WARNING, printable
 
 if TYPE_CHECKING:
     from pgstats.cli.cycle import Cycle
     from pgstats.config import Config
-    from pgstats.daemon import Job
+    from pgstats.daemon import Job, Standing
     from pgstats.log import Log
     from pgstats.model import Failure, Target
     from pgstats.state import State
@@ -42,6 +43,7 @@ def command(**options: Any) -> int:
         state = held(config.state, stack, log)
         log.tell(INFO, f"polling {len(config.targets)} targets, shipping to {config.statsd.url}")
         cycle = Cycle(config, state)
+        started = time.monotonic()
 
         def reload() -> Sequence[Job]:
             nonlocal config, cycle
@@ -54,6 +56,7 @@ def command(**options: Any) -> int:
             reload=reload,
             tell=log.tell,
             environ=os.environ,
+            show=lambda standings: _document(standings, cycle, started),
         )
         _save(state, log)
         return code
@@ -85,9 +88,23 @@ def _job(target: Target, cycle: Cycle, state: State, log: Log) -> Job:
         log.tell(DEBUG, cycle.told())
         # What was added to a counter must not be added again after a kill.
         _save(state, log, target.interval / 2 if target.counters == "count" else SAVE_EVERY)
-        return Done(ok=not failures, seconds=poll.seconds)
+        return Done(ok=not failures, seconds=poll.seconds, error=printable(_line(failures)))
 
     return Job(target.name, target.interval, work, one.close, target.timeout)
+
+
+def _document(standings: Sequence[Standing], cycle: Cycle, started: float) -> str:
+    """What `pgstats status` is told."""
+    import json  # noqa: PLC0415
+
+    found = {
+        "pid": os.getpid(),
+        "version": __version__,
+        "running_seconds": round(time.monotonic() - started, 3),
+        "targets": [asdict(standing) for standing in standings],
+        "statsd": cycle.shipped(),
+    }
+    return json.dumps(found)
 
 
 def _left(interval: float, spent: float) -> float:

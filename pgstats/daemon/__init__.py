@@ -1,6 +1,7 @@
 """The loop of `pgstats run`: one job per target, each on its grid, until a signal ends it."""
 
-from pgstats.daemon.jobs import Done, Job
+from pgstats.daemon.desk import visit
+from pgstats.daemon.jobs import Done, Job, Standing
 from pgstats.daemon.loop import serve
 
-__all__ = ["Done", "Job", "serve"]
+__all__ = ["Done", "Job", "Standing", "serve", "visit"]

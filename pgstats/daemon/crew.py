@@ -74,6 +74,6 @@ def _attempt(entry: Entry) -> tuple[Done, BaseException | None]:
     """Runs the job once and survives whatever it raises."""
     start = time.monotonic()
     try:
-        return entry.job.work(entry.skipped), None
+        return entry.job.work(entry.record.skipped), None
     except BaseException as error:  # even a SystemExit must not end the thread
         return Done(ok=False, seconds=time.monotonic() - start), error

@@ -74,6 +74,10 @@ class Grid:
         """When the next run of any job is due; infinity without jobs."""
         return min((beat.due for beat in self._beats.values()), default=inf)
 
+    def due_of(self, name: str) -> float:
+        """When the next run of that job is due."""
+        return self._beats[name].due
+
     def next_of(self, name: str, interval: float) -> float | None:
         """When that job is due, provided it has that interval."""
         beat = self._beats.get(name)

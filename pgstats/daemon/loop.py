@@ -12,15 +12,17 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
 
 from pgstats.daemon.crew import Crew
+from pgstats.daemon.desk import PATIENCE, Desk, doors
 from pgstats.daemon.grid import Grid
-from pgstats.daemon.jobs import Done, Entry, Job
+from pgstats.daemon.jobs import Done, Entry, Job, Record, Standing
 from pgstats.daemon.systemd import Systemd
-from pgstats.errors import PgstatsError
+from pgstats.errors import DeskError, PgstatsError
 from pgstats.model import Failure
 
 #: Up to so many jobs all start at once; more are spread over their first interval.
@@ -38,12 +40,14 @@ def serve(
     reload: Callable[[], Sequence[Job]],
     tell: Callable[[int, str], None],
     environ: Mapping[str, str],
+    show: Callable[[Sequence[Standing]], str] | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> int:
     """Runs the jobs on their grid until SIGTERM or SIGINT; returns the exit code.
 
     SIGHUP exchanges the jobs for what ``reload`` returns; when it raises, the old ones go on.
     ``tell`` writes one line of the log (a priority of syslog, the text) and must be quick.
+    ``show`` makes the document of `pgstats status`, in a thread of its own.
     The process must end soon after: workers that hang are left behind, and the signals
     stay caught.
     """
@@ -52,8 +56,34 @@ def serve(
         signal.signal(number, lambda *_: loop.call(loop.stop))
     signal.signal(signal.SIGHUP, lambda *_: loop.call(loop.reload))
     loop.adopt(jobs)
+    desk = _desk(loop, show, environ, tell) if show else None
     loop.run()
+    if desk:
+        desk.close()
     return 0
+
+
+def _desk(
+    loop: _Loop,
+    show: Callable[[Sequence[Standing]], str],
+    environ: Mapping[str, str],
+    tell: Callable[[int, str], None],
+) -> Desk | None:
+    """Where visitors may ask; without a place for it nothing else is missing."""
+
+    def document() -> str:
+        standings: SimpleQueue[Sequence[Standing]] = SimpleQueue()
+        loop.call(lambda: standings.put(loop.standings()))
+        try:
+            return show(standings.get(timeout=PATIENCE))
+        except Empty:
+            return ""
+
+    try:
+        return Desk(doors(environ)[0], document)
+    except DeskError as error:
+        tell(_WARNING, f"`pgstats status` will not see this daemon: {error}")
+        return None
 
 
 class _Loop:
@@ -97,10 +127,11 @@ class _Loop:
         One whose last run is still at work skips its runs until that has ended and is closed:
         a target is never asked twice at once.
         """
-        before, self._entries = self._entries, {job.name: Entry(job) for job in jobs}
+        before = self._entries
+        records = {name: entry.record for name, entry in before.items()}
+        self._entries = {job.name: Entry(job, records.get(job.name) or Record()) for job in jobs}
         grid, now = Grid(self._clock), self._clock()
         for position, (name, entry) in enumerate(self._entries.items()):
-            entry.skipped = before[name].skipped if name in before else 0
             lag = entry.job.interval * position / len(jobs) if len(jobs) > FEW else 0.0
             due = self._grid.next_of(name, entry.job.interval)
             start = now + lag if due is None else due
@@ -137,6 +168,12 @@ class _Loop:
             self._tell(_ERROR, fault)
         self._tell(_WARNING, "not reloaded: the old configuration stays in force")
 
+    def standings(self) -> Sequence[Standing]:
+        """How every job fares now."""
+        now = self._clock()
+        due = self._grid.due_of
+        return [entry.standing(now, due(name)) for name, entry in self._entries.items()]
+
     def _hand_out(self) -> None:
         """Gives every due job to the crew."""
         self._grid.run_pending()
@@ -148,7 +185,7 @@ class _Loop:
     def _hand_over(self, entry: Entry) -> None:
         """Gives one job to the crew, unless its last run is still at work."""
         if entry.since is not None or entry.job.name in self._leaving:
-            entry.skipped += 1
+            entry.record.skipped += 1
             return
         entry.since = self._clock()
         self._at_work += 1
@@ -157,8 +194,8 @@ class _Loop:
     def _finished(self, entry: Entry, done: Done, error: BaseException | None) -> None:
         """Notes what became of a run."""
         self._release(entry)
-        entry.last = done
         bug = Failure.bug(entry.job.name, error).message if error else ""
+        entry.note(replace(done, error=bug) if bug else done, self._clock())
         if error and bug != entry.bug:
             self._bug(entry.job.name, error)
         elif entry.bug and not bug:
