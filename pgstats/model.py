@@ -289,6 +289,7 @@ class Poll:
     leads: dict[str, Site] = field(default_factory=dict)  # where a PgBouncer's databases are
     refused: dict[str, str] = field(default_factory=dict)  # databases left out, and why
     draining: bool = False  # a PgBouncer that takes no new clients over TCP any more
+    shared: bool = False  # its PgBouncer's port may be that of other processes too
     siblings: list[tuple[str, str, str]] = field(default_factory=list)  # number, folder, port
     peers: list[Poll] = field(default_factory=list)  # instead of frames: a poll of each process
     partial: bool = False  # rows may be missing: not every process behind the port answered

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg2
 import pytest
 
-from pgstats.ask import asker
+from pgstats.ask import Burst, asker
 from pgstats.ask.pgbouncer import _refuses_tcp, group_of, sibling
 from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
 from pgstats.shape import derived, frames, spread
 from pgstats.spell import DIALECTS, Speller
 from pgstats.state import State
+from tests.console import Answer, console
 from tests.program import gauges
+from tests.test_operations import recorded
+
+Answers = Mapping[str, Answer]
 
 
 class Process(Bouncer):
@@ -149,10 +154,14 @@ class Recorded:
 
 def test_siblings_are_found_by_show_peers() -> None:
     rows: list[tuple[object, ...]] = [(1, "/run/pgb1", 6432, 4), (2, "/run/pgb2", 6432, 4)]
-    rows += [(3, "10.0.0.9", 6432, 4)]  # a peer on another host shares no port
-    found = group_of(Recorded(12401, rows))  # type: ignore[arg-type]
+    # Peers on another host, or with another port, share none.
+    rows += [(3, "10.0.0.9", 6432, 4), (4, "/run/pgb4", 6433, 4)]
+    own = {"peer_id": "1", "unix_socket_dir": "/run/pgb1", "listen_port": "6432"}
+    found = group_of(Recorded(12401, rows), own)  # type: ignore[arg-type]
     assert found == [("1", "/run/pgb1", "6432"), ("2", "/run/pgb2", "6432")]
-    assert group_of(Recorded(11800, rows)) == []  # type: ignore[arg-type]
+    assert group_of(Recorded(12401, rows[1:]), own) == found, "it need not list itself"  # type: ignore[arg-type]
+    assert group_of(Recorded(12401, rows[:1]), own) == [], "there is nobody else"  # type: ignore[arg-type]
+    assert group_of(Recorded(11800, rows), own) == []  # type: ignore[arg-type]
     target = Target(PGBOUNCER, "front", "host=localhost hostaddr=127.0.0.1 port=1 user=stats")
     one = sibling(target, *found[1])
     assert set(one.dsn.split()) == {"host=/run/pgb2", "hostaddr=''", "port=6432", "user=stats"}
@@ -226,6 +235,89 @@ def test_a_poll_by_chance_is_compared_with_the_same_process_alone(
         assert memories(one, state, float(now))["front"].get("stats.query_count", 0) == 0
 
 
+def test_a_poll_by_chance_is_told_whatever_is_collected(processes: list[Process]) -> None:
+    """Who does not collect SHOW CONFIG must not take one process's totals for another's growth."""
+    for process, queries in zip(processes, (1, 100, 400), strict=True):
+        process.psql("SELECT 1;" * queries, "shop")
+    dsn = f"host=127.0.0.1 port={processes[0].port} user=stats"
+    one = Target(PGBOUNCER, "front", dsn, counters="count", collect=("stats",))
+    poll = asker(one).poll()
+    (note,) = poll.notes
+    assert "sockets" in note
+    assert {frame.query.group for frame in poll.frames} == {"stats"}
+    state = State()
+    for now in range(12):
+        assert memories(one, state, float(now))["front"].get("stats.query_count", 0) == 0
+
+
+def test_all_processes_are_sampled_at_the_same_time(processes: list[Process]) -> None:
+    """So that many samples of many processes take no longer than those of one."""
+    target = replace(grouped(processes), timeout=1.5)
+    poll = asker(target, Burst(4, 0.7)).poll()
+    assert [peer.problems() for peer in poll.peers] == [[], [], []]
+    found = gauges(shipped(poll))
+    for name in ("front-1", "front-3", "front"):
+        assert f"pgstats.pgbouncer.{name}.pools.shop.postgres.cl_waiting_mean" in found
+    assert "pgstats.pgbouncer.front.pools.shop.postgres.cl_waiting_max" not in found
+
+
+def test_where_threads_are_short_one_process_is_asked_after_the_other(
+    processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    poll = asker(grouped(processes)).poll()
+    assert [peer.ok for peer in poll.peers] == [True, True, True]
+
+
+def recorded_process(number: int, folder: Path, port: int, *peers: tuple[int, Path]) -> Answers:
+    """What one of several processes of 1.24 on a port answers."""
+    own = {"so_reuseport": "1", "peer_id": str(number), "unix_socket_dir": str(folder)}
+    answers = recorded("1.24.1", listen_port=str(port), **own)
+    rows = [[str(peer), str(where), str(port), "4"] for peer, where in peers]
+    return answers | {"SHOW PEERS": (answers["SHOW PEERS"][0], rows)}
+
+
+def test_from_one_port_all_of_a_newer_version_are_found(tmp_path: Path) -> None:
+    """By replay: 1.24 with SHOW PEERS, whose processes do not list themselves."""
+    folders = {number: tmp_path / str(number) for number in (1, 2)}
+    for folder in folders.values():
+        folder.mkdir()
+    with (
+        console({}, "1.24.1", str(folders[1])) as one,
+        console({}, "1.24.1", str(folders[2])) as two,
+    ):
+        name = f".s.PGSQL.{one.port}"
+        (folders[2] / name).symlink_to(f".s.PGSQL.{two.port}")
+        one.answers |= recorded_process(1, folders[1], one.port, (2, folders[2]))
+        two.answers |= recorded_process(2, folders[2], one.port, (1, folders[1]))
+        target = Target(PGBOUNCER, "front", one.dsn)
+        found = gauges(shipped(asker(target).poll()))
+        two.close()
+        without = asker(target).poll()
+    assert found["pgstats.pgbouncer.front-1.config.peer_id"] == 1
+    assert found["pgstats.pgbouncer.front-2.config.peer_id"] == 2
+    assert found["pgstats.pgbouncer.front-1.pools.billing.billing_user.cl_waiting"] == 2
+    assert found["pgstats.pgbouncer.front.pools.billing.billing_user.cl_waiting"] == 4
+    assert found["pgstats.pgbouncer.front.pools.billing.billing_user.maxwait_seconds"] == 7.999713
+    assert [peer.up for peer in without.peers] == [True, False]
+
+
+def test_siblings_out_of_reach_do_not_take_away_the_one_that_answers(tmp_path: Path) -> None:
+    """Their folders may be in a container: one of them is better than none."""
+    with console({}, "1.24.1") as one:
+        nowhere = [(number, tmp_path / str(number)) for number in (1, 2)]
+        one.answers |= recorded_process(1, nowhere[0][1], one.port, *nowhere)
+        poll = asker(Target(PGBOUNCER, "front", one.dsn)).poll()
+    assert poll.ok, poll.problems()
+    assert not poll.peers
+    (note,) = poll.notes
+    assert "none of those in SHOW PEERS can be reached" in note
+    assert "SHOW POOLS" in {frame.query.sql for frame in poll.frames}
+
+
 def test_a_hanging_process_leaves_the_others_their_time(processes: list[Process]) -> None:
     target = grouped(processes)
     target = Target(PGBOUNCER, "front", target.dsn, sockets=target.sockets, timeout=1.5)
@@ -268,7 +360,9 @@ def test_a_port_that_refuses_while_the_socket_answers_is_draining() -> None:
     closed = str(free_port())
     assert _refuses_tcp({"listen_addr": "127.0.0.1", "listen_port": closed})
     assert _refuses_tcp({"listen_addr": "*", "listen_port": closed})
+    assert _refuses_tcp({"listen_addr": "localhost", "listen_port": closed})
     assert not _refuses_tcp({"listen_addr": "", "listen_port": closed})
+    assert not _refuses_tcp({"listen_addr": "nowhere.invalid", "listen_port": closed})
     poll = Poll(Target(PGBOUNCER, "front", ""), draining=True)
     (frame,) = [f for f in derived(poll, {}, 1.0) if isinstance(f, Frame)]
     assert frame.rows == [(4,)]

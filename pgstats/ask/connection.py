@@ -187,6 +187,7 @@ class Connection:
         if options is not None:
             self._keywords["options"] = options
         self._secret = secret
+        self._any_text = False
         self._secrets = [s for s in map(self._given.get, ("password", "sslpassword")) if s]
         self._raw = _Search(self._connect, family, self._given).run(until)
         self._raw.autocommit = True
@@ -254,9 +255,10 @@ class Connection:
         """Read numeric as Decimal again, for a console that has fractions after all."""
         self._raw.string_types.pop(1700, None)
 
-    def raw_text(self) -> None:
-        """Read text as bytes, for a console that shows what clients sent, in whatever encoding."""
+    def any_text(self) -> None:
+        """Read text in whatever encoding, for a console that shows what clients sent."""
         self._raw.string_types[25] = extensions.BYTES
+        self._any_text = True
 
     def ask(
         self, sql: str, parameters: Mapping[str, object] | None = None, stage: str = ""
@@ -266,9 +268,10 @@ class Connection:
             with self._raw.cursor() as cursor:
                 cursor.execute(sql, parameters)
                 columns = {c.name: c.type_code in NUMERIC for c in cursor.description or ()}
-                return columns, cursor.fetchall() if columns else []
+                rows = cursor.fetchall() if columns else []
         except FAULTS as error:
             raise translate(error, stage or sql, self.family, self._secrets) from error
+        return columns, [tuple(map(_legible, row)) for row in rows] if self._any_text else rows
 
     def close(self, patience: float = 0.0) -> None:
         """Close the connection; never fails.
@@ -289,6 +292,11 @@ class Connection:
             return os.dup(self._raw.fileno())
         except (OSError, psycopg2.Error):
             return -1
+
+
+def _legible(value: object) -> object:
+    """Bytes as text. Odd ones are spelled out, so that no two names read the same."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
 
 
 def _hear_out(line: int, until: float) -> None:

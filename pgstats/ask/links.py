@@ -10,14 +10,20 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
-from pgstats.ask.answer import Columns, Rows
 from pgstats.ask.connection import Connection
 from pgstats.ask.dsn import located, merged, places
 from pgstats.ask.failure import failure
 from pgstats.ask.password import Secret
-from pgstats.ask.pgbouncer import BY_CHANCE, by_socket, connect, group_of, on_this_host, sibling
+from pgstats.ask.pgbouncer import (
+    BY_CHANCE,
+    by_socket,
+    connect,
+    group_of,
+    legible,
+    on_this_host,
+    sibling,
+)
 from pgstats.errors import AskError
 from pgstats.evidence import Links, Record
 from pgstats.model import Failure, Target
@@ -104,10 +110,12 @@ def _read(met: _Met, target: Target, console: Connection) -> None:
 
 def _look_around(met: _Met, target: Target, console: Connection) -> None:
     """Find those that share the port; where they cannot be found, part of the links is missing."""
-    config = {row.get("key"): row.get("value") for row in _records(console, "SHOW CONFIG")}
+    config = {
+        str(row.get("key")): str(row.get("value") or "") for row in _records(console, "SHOW CONFIG")
+    }
     if config.get("so_reuseport") != "1":
         return
-    met.siblings = group_of(console) if on_this_host(target) else ()
+    met.siblings = group_of(console, config) if on_this_host(target) else ()
     if not met.siblings:
         cure = "name their socket folders with sockets = [...]"
         met.failures.append(Failure("processes", "other", BY_CHANCE, cure))
@@ -115,22 +123,7 @@ def _look_around(met: _Met, target: Target, console: Connection) -> None:
 
 def _records(console: Connection, command: str) -> list[Record]:
     """The rows of an answer by the names of their columns."""
-    columns, rows = _answered(console, command)
+    columns, rows = legible(console, command)
     if not columns or any(len(row) != len(columns) for row in rows):
         raise AskError(command, "other", "the answer is no table of differently named columns")
-    return [dict(zip(columns, map(_readable, row), strict=True)) for row in rows]
-
-
-def _answered(console: Connection, command: str) -> tuple[Columns, Rows]:
-    """The answer; as bytes where a client has a name that is not UTF-8."""
-    try:
-        return console.ask(command)
-    except AskError as error:
-        if not isinstance(error.__cause__, UnicodeError):
-            raise
-    console.raw_text()
-    return console.ask(command)
-
-
-def _readable(value: Any) -> Any:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+    return [dict(zip(columns, row, strict=True)) for row in rows]

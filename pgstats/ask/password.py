@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -30,14 +31,16 @@ class Secret:
         self._until = until
         self._found: str | None = None
         self._fault: AskError | None = None
+        self._lock = threading.Lock()
 
     def of(self, given: Mapping[str, str]) -> str:
         """The password for a connection with those parameters of libpq; "" leaves it to libpq."""
-        if self._found is None and self._fault is None:
-            try:
-                self._found = _fetch(self._target, self._until)
-            except AskError as error:
-                self._fault = error
+        with self._lock:
+            if self._found is None and self._fault is None:
+                try:
+                    self._found = _fetch(self._target, self._until)
+                except AskError as error:
+                    self._fault = error
         if self._fault:
             fault = self._fault  # a new one for each, since whoever catches it may add to it
             raise AskError(fault.stage, fault.reason, str(fault), fault.remedy) from fault

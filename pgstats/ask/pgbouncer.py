@@ -12,9 +12,10 @@ is polled by itself.
 from __future__ import annotations
 
 import socket
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -28,12 +29,15 @@ from pgstats.ask.place import behind
 from pgstats.catalogue import COLLECTED
 from pgstats.catalogue.pgbouncer import ADMIN, CONFIG, DATABASES, PEERS, POOLS, QUERIES, STATS
 from pgstats.errors import AskError
+from pgstats.lookup import addresses, is_name
 from pgstats.model import PGBOUNCER, Failure, Frame, Number, Poll, Query, Site, Target
 
 _ADDRESSES = replace(PEERS, labels={name: name for name in ("peer_id", "host", "port")})
 BY_CHANCE = "so_reuseport is on: this is one of several processes, met by chance"
 #: What psycopg2 raises where a number is expected and there is none.
 UNREADABLE = (ValueError, ArithmeticError)
+#: What the host of a unix socket starts with: a folder, or a name in the abstract namespace.
+_SOCKETS = ("/", "@")
 #: From this version on a process that is shut down keeps its unix socket for the console.
 DRAINS_VISIBLY = 12500
 
@@ -50,20 +54,17 @@ class PgBouncerAsker:
     def poll(self) -> Poll:
         """All answers of one poll; of several processes as ``peers`` of a poll without frames."""
         started = time.monotonic()
-        allowed = self.target.timeout + (self._burst.seconds if self._burst else 0.0)
-        until = started + allowed
+        until = started + self.target.timeout + (self._burst.seconds if self._burst else 0.0)
         self._secret = Secret(self.target, until)  # anew: it may have been rotated
         if self.target.sockets:
-            poll = Poll(self.target)
-            siblings = [
-                sibling(self.target, str(number), folder)
-                for number, folder in enumerate(self.target.sockets, 1)
-            ]
+            named = enumerate(self.target.sockets, 1)
+            siblings = [sibling(self.target, str(number), folder) for number, folder in named]
+            poll = Poll(self.target, peers=self._visit_all(siblings, until))
         else:
             poll = self._visit(until)
             siblings = [sibling(self.target, *peer) for peer in poll.siblings]
-        if siblings:
-            poll = Poll(self.target, peers=self._visit_all(siblings, started, allowed))
+            if siblings:
+                poll = _group(poll, self._visit_all(siblings, until))
         poll.seconds = time.monotonic() - started
         return poll
 
@@ -86,12 +87,25 @@ class PgBouncerAsker:
                 return beside
         return visit.poll
 
-    def _visit_all(self, siblings: Sequence[Target], started: float, allowed: float) -> list[Poll]:
-        """A poll of each process; one that hangs leaves the others their share of the time."""
-        share = allowed / len(siblings)
-        return [
-            self._meet(one, started + share * number).poll for number, one in enumerate(siblings, 1)
+    def _visit_all(self, siblings: Sequence[Target], until: float) -> list[Poll]:
+        """A poll of each process, side by side: one that hangs takes no time of the others."""
+        polls: dict[int, Poll] = {}
+
+        def work(at: int) -> None:
+            polls[at] = self._meet(siblings[at], until).poll
+
+        threads = [
+            threading.Thread(target=work, args=(at,), daemon=True) for at in range(len(siblings))
         ]
+        for at, thread in enumerate(threads):
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads: then one after the other
+                work(at)
+        for thread in threads:
+            if thread.ident:
+                thread.join()
+        return [polls[at] for at in range(len(siblings))]
 
     def _meet(self, target: Target, until: float) -> _Visit:
         return _Visit(target, until, self._burst, self._secret)
@@ -120,7 +134,7 @@ class _Visit:
     def door(self) -> tuple[str, str] | None:
         """Folder and port of the process's unix socket, if it can be reached from here."""
         folder = self._texts.get("unix_socket_dir", "")
-        if not folder.startswith("/") or not on_this_host(self.target):
+        if not folder.startswith(_SOCKETS) or not on_this_host(self.target):
             return None
         return folder, self._texts.get("listen_port", "")
 
@@ -136,13 +150,13 @@ class _Visit:
             if console.closed:
                 break
             self._try(query.title, partial(self._answer, console, query))
-        if burst and not console.closed:
-            self._try("samples", partial(self._sample, console, burst))
         if console.closed and not poll.frames:
             poll.down = poll.failures.pop()
             return
         self._try("processes", partial(self._look_around, console))
         poll.identity = self._identity()
+        if burst and not console.closed and not poll.siblings:
+            self._try("samples", partial(self._sample, console, burst))
 
     def _identity(self) -> str:
         """What tells this process from those it shares a port with, "" where nothing does.
@@ -153,7 +167,7 @@ class _Visit:
         own = [self._texts.get(key, "") for key in ("unix_socket_dir", "pidfile")]
         if any(own):
             return ":".join(own)
-        if self._texts.get("so_reuseport") == "1":
+        if self.poll.shared:
             return str(self.poll.at)
         return merged(self.target.dsn, {}).get("host", "") if self.target.peer else ""
 
@@ -178,13 +192,11 @@ class _Visit:
             )
 
     def _answer(self, console: Connection, query: Query) -> None:
-        columns, rows = _answered(console, query)
-        fit(query, columns, rows)
+        columns, rows = answered(console, query)
         if query is STATS:
             self.poll.console = _of_the_console(columns, rows, console.version)
         elif query is CONFIG:
-            key, value = (list(columns).index(column) for column in ("key", "value"))
-            self._texts = {str(row[key]): str(row[value] or "") for row in rows}
+            self._texts = _settings(columns, rows)
         rows = self._kept(query, columns, rows)
         if query is DATABASES and self.poll.place:
             self.poll.leads = _leads(columns, rows, self.poll.place)
@@ -210,8 +222,7 @@ class _Visit:
         for _ in range(burst.times):
             if samples:
                 time.sleep(max(0.0, min(burst.every, self._until - time.monotonic())))
-            columns, rows = _answered(console, POOLS)
-            fit(POOLS, columns, rows)
+            columns, rows = answered(console, POOLS)
             rows = self._kept(POOLS, columns, rows)
             samples.append(frame(POOLS, console.version, columns, rows, target=self.target.name)[0])
         self.poll.frames.append(peaks(samples, self.target))
@@ -219,10 +230,15 @@ class _Visit:
     def _look_around(self, console: Connection) -> None:
         """Find out about siblings on the same port, and whether the port still is open."""
         poll = self.poll
+        if CONFIG not in wanted(self.target, console.version):  # of use to us all the same
+            with suppress(AskError):
+                self._texts = _settings(*answered(console, CONFIG))
+        poll.shared = self._texts.get("so_reuseport") == "1"
         if by_socket(self.target):
             poll.draining = console.version >= DRAINS_VISIBLY and _refuses_tcp(self._texts)
-        elif self._texts.get("so_reuseport") == "1":
-            poll.siblings = group_of(console) if on_this_host(self.target) else []
+        elif poll.shared:
+            if on_this_host(self.target):
+                poll.siblings = group_of(console, self._texts)
             if not poll.siblings:
                 poll.notes.append(
                     f"{BY_CHANCE} (name their socket folders with sockets = [...], or give each a "
@@ -230,17 +246,53 @@ class _Visit:
                 )
 
 
-def _answered(console: Connection, query: Query) -> tuple[Columns, Rows]:
+def answered(console: Connection, query: Query) -> tuple[Columns, Rows]:
+    """The answer to a command, as a table that has what tells its rows apart."""
+    columns, rows = _whole(console, query)
+    fit(query, columns, rows)
+    return columns, rows
+
+
+def _whole(console: Connection, query: Query) -> tuple[Columns, Rows]:
     """The answer to a command, its numbers read in C as long as they all are whole."""
     try:
-        return console.ask(query.sql)
+        return legible(console, query.sql)
     except UNREADABLE:
         console.any_numbers()
     try:
-        return console.ask(query.sql)
+        return legible(console, query.sql)
     except UNREADABLE as error:
         text = "the answer holds something that is no number where one belongs"
         raise AskError(query.title, "other", text) from error
+
+
+def legible(console: Connection, command: str) -> tuple[Columns, Rows]:
+    """The answer to a command, whatever bytes it holds.
+
+    Any client can have a database or an application_name listed that is not UTF-8.
+    """
+    try:
+        return console.ask(command)
+    except AskError as error:
+        if not isinstance(error.__cause__, UnicodeError):
+            raise
+    console.any_text()
+    return console.ask(command)
+
+
+def _settings(columns: Columns, rows: Rows) -> dict[str, str]:
+    """What SHOW CONFIG says, by key."""
+    key, value = map(list(columns).index, CONFIG.pairs or ())
+    return {str(row[key]): str(row[value] or "") for row in rows}
+
+
+def _group(met: Poll, peers: list[Poll]) -> Poll:
+    """The processes that SHOW PEERS named; or, where none can be reached, the one that was met."""
+    if any(peer.up for peer in peers):
+        return Poll(met.target, peers=peers)
+    why = next(peer.down.message for peer in peers if peer.down)
+    met.notes.append(f"{BY_CHANCE} (none of those in SHOW PEERS can be reached: {why})")
+    return met
 
 
 def _of_the_console(columns: Columns, rows: Rows, version: int) -> dict[str, Number]:
@@ -270,7 +322,7 @@ def _number(version: int) -> str:
 def by_socket(target: Target) -> bool:
     """Whether the DSN leads to a unix socket, and so always to the same process."""
     given = merged(target.dsn, {})
-    return not given.get("hostaddr") and (given.get("host") or "/").startswith("/")
+    return not given.get("hostaddr") and (given.get("host") or "/").startswith(_SOCKETS)
 
 
 def on_this_host(target: Target) -> bool:
@@ -280,27 +332,37 @@ def on_this_host(target: Target) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def group_of(console: Connection) -> list[tuple[str, str, str]]:
-    """Number, socket folder and port of each process that SHOW PEERS knows, this one included."""
+def group_of(console: Connection, config: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Number, socket folder and port of each process behind the port, as SHOW PEERS knows them.
+
+    A process may be missing from its own list. Peers elsewhere have an address for a host.
+    """
     if console.version < PEERS.since:
         return []
     try:
-        columns, rows = _answered(console, _ADDRESSES)
-        fit(_ADDRESSES, columns, rows)
+        columns, rows = answered(console, _ADDRESSES)
     except AskError:
         return []  # told already where it was asked for by name
     at = [list(columns).index(name) for name in _ADDRESSES.labels]
-    found = [tuple(str(row[n]) for n in at) for row in rows]
-    return [(number, host, port) for number, host, port in found if host.startswith("/")]
+    told = [tuple(str(row[n]) for n in at) for row in rows]
+    own = tuple(config.get(key, "") for key in ("peer_id", "unix_socket_dir", "listen_port"))
+    found = {
+        host: (number, host, port)
+        for number, host, port in (own, *told)
+        if host.startswith(_SOCKETS) and port == own[2]
+    }
+    return sorted(found.values()) if len(found) > 1 else []
 
 
-def _refuses_tcp(config: dict[str, str]) -> bool:
+def _refuses_tcp(config: Mapping[str, str]) -> bool:
     """Whether nobody takes new clients on the port that the configuration names."""
-    hosts = config.get("listen_addr", "").split(",")
-    if not hosts[0].strip():
+    host = config.get("listen_addr", "").split(",")[0].strip()
+    if not host:
         return False
-    host = "127.0.0.1" if hosts[0].strip() == "*" else hosts[0].strip()
+    host = "127.0.0.1" if host == "*" else host
     try:
+        if is_name(host):
+            host = addresses(host, 0, socket.SOCK_STREAM, 0.5)[0]
         socket.create_connection((host, int(config["listen_port"])), timeout=0.5).close()
     except ConnectionRefusedError:
         return True

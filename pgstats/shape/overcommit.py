@@ -49,12 +49,6 @@ def commit(poll: Poll, memory: Memory, now: float) -> None:
     }
 
 
-def _by_chance(answers: Mapping[str, Frame], poll: Poll) -> bool:
-    """Whether this may be one of several processes whose number nobody knows."""
-    shares = _numbers(answers.get("config"), "so_reuseport").get((), (None,))
-    return shares == (1,) and not poll.target.peer
-
-
 def _numbers(frame: Frame | None, *names: str) -> dict[Row, tuple[Number | None, ...]]:
     """Those metrics of each row, by its labels; None where there is no such metric."""
     if frame is None:
@@ -78,7 +72,7 @@ def _openable(
     own = _numbers(answers["databases"], *limits, "max_connections").get((database,))
     users = _numbers(answers.get("users"), *limits)
     members = [user for name, user in _numbers(answers["pools"]) if name == database]
-    if own is None or place.several or _by_chance(answers, poll):
+    if own is None or place.several or (poll.shared and not poll.target.peer):
         return len(members), None
     *defaults, most = own
     sizes = [_size(users.get((user,), ()), defaults, poll.version) for user in members]
