@@ -518,6 +518,8 @@ def recovered(dsn: str) -> bool:
         ('no pg_hba.conf entry for host "1", user "scram", database "d", SSL off', "not_allowed"),
         ("connection requires a valid client certificate", "tls"),
         ("pgbouncer cannot connect to server", "refused"),
+        ("FATAL: no more connections allowed (max_client_conn)", "too_many_connections"),
+        ("client connections exceeded (max_user_client_connections)", "too_many_connections"),
         ("No route to host", "refused"),
         ("canceling statement LINE 1: SELECT certificate FROM scram", "other"),
     ],

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pgstats.ask import verbose
 from pgstats.ask.dsn import Place, extensions, located, merged, moved, parse_dsn, places, psycopg2
 from pgstats.ask.failure import DeadlinePassed, remedy, translate
 from pgstats.ask.password import Secret
@@ -33,8 +34,10 @@ class _Connection(extensions.connection):  # type: ignore[misc]
 
     def __init__(self, dsn: str, until: float) -> None:
         self.until = until
+        self.terse = True
         try:
             super().__init__(dsn)
+            verbose.usual(self)
         except BaseException:
             self.close()  # now, not when the last reference to the exception goes
             raise
@@ -47,6 +50,9 @@ def _wait(connection: Any) -> None:
     The callback is the whole process's: a connection of somebody else has no deadline.
     """
     until = getattr(connection, "until", math.inf)
+    if getattr(connection, "terse", False):
+        connection.terse = False
+        verbose.more(connection)
     while (state := connection.poll()) != extensions.POLL_OK:
         left = min(until - time.monotonic(), 3600.0)
         if left <= 0:

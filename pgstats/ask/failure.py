@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 
+from pgstats.ask.verbose import parted
 from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, POSTGRES, Failure
 
@@ -171,14 +172,17 @@ def translate(error: Exception, stage: str, family: str, secrets: Iterable[str])
     if isinstance(error, DeadlinePassed):
         text, reason = "no answer in time", "timeout"
     else:
-        text = fold(_words(error), secrets)
-        reason = classify(text, getattr(error, "pgcode", None))
+        text, state = parted(_words(error))
+        text = fold(text, secrets)
+        reason = classify(text, getattr(error, "pgcode", None) or state)
     return AskError(stage, reason, text, remedy(family, reason, text))
 
 
 def _words(error: Exception) -> str:
     """What an exception says; libpq says nothing when it cannot even open a socket."""
     said = error.strerror if isinstance(error, OSError) else ""
+    if isinstance(error, UnicodeDecodeError):  # before login a server speaks its own encoding
+        said = error.object.decode(errors="replace")
     return said or str(error).strip() or _shortage() or type(error).__name__
 
 

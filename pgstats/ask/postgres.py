@@ -262,8 +262,16 @@ class PostgresAsker:
             self._refuse(name, str(error), poll)
         elif error.reason != "wrong_database":  # dropped since the list was read: nothing failed
             error.stage = f"{error.stage} to database {name}"
-            if isinstance(error, Elsewhere) or (
-                error.reason == "refused" and not self.target.pooled
-            ):
+            if self._concerns_all(error, poll):
                 raise error
             poll.failures.append(failure(error))
+
+    def _concerns_all(self, error: AskError, poll: Poll) -> bool:
+        """Whether the other databases would say the same.
+
+        One may be full alone (its CONNECTION LIMIT); two in a poll are a server that is full.
+        """
+        if error.reason == "too_many_connections":
+            return any(one.reason == error.reason for one in poll.failures)
+        down = error.reason == "refused" and not self.target.pooled
+        return down or isinstance(error, Elsewhere)
