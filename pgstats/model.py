@@ -58,7 +58,8 @@ class Metric:
     asks instead when that is cheaper. ``plus`` adds further columns, each with its factor
     (``maxwait`` + 0.000001 x ``maxwait_us``). ``formerly`` are the names older servers gave the
     same column. ``words`` are the numbers that stand for a text column's values, "*" for any
-    other. ``fold`` (sum, max, min, mean) says how rows that become one are combined, ``across`` how
+    other. ``unsigned`` is for 32 bits that the server prints as if they had a sign. ``fold`` (sum,
+    max, min, mean) says how rows that become one are combined, ``across`` how
     the numbers of the processes behind one port are ("" for not at all). ``since`` and
     ``until`` are server versions as libpq numbers them (150018, 11800); ``until`` is the first
     one without it; 0 leaves the side open. From ``wrong_since`` on until before ``right_since``
@@ -77,6 +78,7 @@ class Metric:
     plus: Mapping[str, float] = field(default_factory=dict)
     formerly: tuple[str, ...] = ()
     words: Mapping[str, float] = field(default_factory=dict)
+    unsigned: bool = False
     fold: str = ""
     across: str = "sum"
     since: int = 0

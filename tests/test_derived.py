@@ -16,7 +16,7 @@ import pytest
 
 from pgstats.ask import asker, parse_dsn
 from pgstats.ask.answer import frame
-from pgstats.catalogue.pgbouncer import POOLS, STATE, STATS, TOTALS
+from pgstats.catalogue.pgbouncer import DATABASES, POOLS, STATE, STATS, TOTALS, USERS
 from pgstats.cli.cycle import Cycle, polled
 from pgstats.config import load
 from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Target
@@ -392,6 +392,22 @@ def test_saturation_and_crowding(narrow: Bouncer) -> None:
     assert 60 <= later[f"{pools}.waiting_for_seconds"] < 65
     assert freed[f"{pools}.waiting_for_seconds"] == 0
     assert freed[f"{pools}.pool_utilization"] == 0
+
+
+def test_a_user_s_own_pool_size_goes_before_the_database_s() -> None:
+    """From 1.24 on 0 is no limit, whatever the database has."""
+    one = Target(PGBOUNCER, "front", "")
+    columns = {"database": False, "user": False, "cl_waiting": True, "sv_active": True}
+    users = ("a", "b", "c")
+    pools, _ = frame(POOLS, 12600, columns, [("shop", u, 0, 2) for u in users], target="front")
+    columns = {"name": False, "pool_size": False}
+    rows = [("a", "        8"), ("b", "        0"), ("c", "")]
+    sizes, _ = frame(USERS, 12600, columns, rows, target="front")
+    databases, _ = frame(DATABASES, 12600, columns, [("shop", "4")], target="front")
+    poll = Poll(one, frames=[pools, databases, sizes], version=12600)
+    found = values(derived(poll, {}, 1.0))
+    shares = [found.get(f"pools.shop.{user}.pool_utilization") for user in users]
+    assert shares == [0.25, None, 0.5]
 
 
 def test_clients_queued_at_login_have_waited_though_maxwait_says_0(

@@ -381,6 +381,7 @@ def recorded(version: str, **config: str) -> dict[str, Answer]:
             [[None if cell is None else str(cell) for cell in row] for row in show["rows"]],
         )
         for name, show in shows.items()
+        if "columns" in show
     }
 
 

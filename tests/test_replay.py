@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -11,15 +12,19 @@ from typing import Any
 
 import pytest
 
+from pgstats.ask import asker
 from pgstats.ask.answer import frame
 from pgstats.ask.connection import NUMERIC
 from pgstats.ask.pgbouncer import wanted
 from pgstats.catalogue import COLLECT, pgbouncer
 from pgstats.model import OTHER, PGBOUNCER, Metric, Poll, Query, Target
 from pgstats.scratch import Bouncer
-from pgstats.shape import spread
+from pgstats.shape import derived, spread
+from pgstats.shape.growth import Memory
 from tests.console import TEXT, console, table
 from tests.program import gauges, pgstats
+from tests.test_derived import values
+from tests.test_operations import recorded
 
 FOLDER = Path(__file__).parent / "data" / "pgbouncer-shows"
 VERSIONS = sorted(
@@ -108,6 +113,102 @@ def test_every_since_in_the_catalogue_is_true() -> None:
             for metric in query.metrics:
                 there = metric.column == "*" or bool(names & {metric.origin(), *metric.formerly})
                 assert there == metric.on(number_of(version)), (version, query.sql, metric.name)
+
+
+def expected(version: str) -> dict[str, Any]:
+    """What a recording says of every metric that stands for one of its numbers."""
+    number, found = number_of(version), {}
+    for query in wanted(ALL, number):
+        if query.budget is not None:
+            continue
+        columns, rows = answer(version, query)
+        for row in records(query, columns, rows):
+            labels = [row[column] for column in query.labels.values()]
+            if row.get(query.labels.get("database", "")) == pgbouncer.ADMIN:
+                continue
+            for metric in query.on(number):
+                if metric.right(number) and {metric.origin(), *metric.formerly} & row.keys():
+                    name = ".".join([query.group, *map(str, labels), metric.name])
+                    found[name] = truth(metric, row)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_console_of_that_version_is_read_whole(version: str) -> None:
+    """Over the wire, with every question that pgstats knows."""
+    answers = recorded(version)
+    with console(answers, version.partition("-")[0]) as one:
+        poll = asker(replace(ALL, dsn=one.dsn)).poll()
+    assert poll.ok, poll.problems()
+    assert poll.counts["unknown_columns"] == 0
+    assert set(one.asked) <= answers.keys(), "no command that the version does not have"
+    found = values([f for f in poll.frames if f.query.budget is None])
+    assert found == expected(version)
+
+
+def test_a_future_version_costs_no_more_than_what_it_took_away() -> None:
+    """Columns renamed, unknown, gone, moved, or numbers as text; a command gone; a new state."""
+    answers = recorded("1.24.1")
+    del answers["SHOW LISTS"]
+    answers["SHOW POOLS"] = table(
+        "sv_active zeal maxwait_us user Zeal cl_actives maxwait database", "7 1 5 me 2 3 2 shop"
+    )
+    answers["SHOW DATABASES"] = table("paused name pool_size", "~ shop 007", kind=TEXT)
+    answers["SHOW STATE"] = table("key value", "active perhaps", "resting yes", kind=TEXT)
+    answers["SHOW STATS"] = table("database total_query_count", "shop 18446744073709551615")
+    with console(answers, "2.0beta1") as one:
+        poll = asker(Target(PGBOUNCER, "front", one.dsn)).poll()
+    assert poll.version == 20000
+    assert [failure.stage for failure in poll.failures] == ["SHOW LISTS"]
+    found = values(poll.frames)
+    assert {name: found[name] for name in found if not name.startswith("config.")} == {
+        "stats.shop.total_query_count": 18446744073709551615,
+        "pools.shop.me.sv_active": 7,
+        "pools.shop.me.maxwait_seconds": 2.000005,
+        "pools.shop.me.zeal": 1,  # and not what else would be called so
+        "pools.shop.me.cl_actives": 3,
+        "databases.shop.pool_size": 7,
+    }
+    assert found["config.default_pool_size"] == 4
+    assert poll.counts["unknown_columns"] == 4
+    assert "state.code" not in values(derived(poll, {}, 1.0))
+
+
+def test_a_database_that_is_listed_for_each_user_is_one() -> None:
+    """As by other poolers: one row does not hide the other, nor is their distance its growth."""
+    memory: Memory = {}
+    columns = {"database": False, "user": False, "total_query_count": True}
+    found: dict[str, float] = {}
+    for now in (1.0, 2.0):
+        rows = [("shop", "a", 100 + now), ("shop", "b", 5)]
+        stats, _ = frame(pgbouncer.STATS, 11800, columns, rows, target="front")
+        assert stats.rows == [("shop", 105 + now)]
+        found = values(derived(Poll(ALL, frames=[stats], version=11800), memory, now))
+    assert found["stats.shop.queries_per_second"] == 1
+    columns = {"database": False, "user": False, "sv_active": True, "maxwait": True}
+    several = [("shop", "me", 2, 7), ("shop", "me", 3, 4), ("shop", "you", 1, 0)]
+    pools, _ = frame(pgbouncer.POOLS, 11800, columns, several, target="front")
+    assert pools.rows == [("shop", "me", 5, 7), ("shop", "you", 1, 0)]
+
+
+def test_memory_above_2_gib_is_no_negative() -> None:
+    """As 1.18 said with pkt_buf = 60000000: it has 32 bits, and prints them as if with a sign."""
+    columns = dict.fromkeys(("size", "used", "free", "memtotal"), True) | {"name": False}
+    rows = [(60000016, 1, 49, -1294966496, "iobuf_cache")]
+    found, _ = frame(pgbouncer.MEM, 11800, columns, rows, target="front")
+    assert found.rows == [("iobuf_cache", 60000016, 1, 49, 50 * 60000016)]
+
+
+def test_a_build_that_is_ahead_of_its_number_has_its_counters_too() -> None:
+    """What will be 1.26 still calls itself 1.25.2."""
+    memory: Memory = {}
+    columns = {"database": False, "total_client_login_count": True}
+    target = replace(ALL, counters="count")
+    for now, count in ((1.0, 3), (2.0, 8)):
+        stats, strange = frame(pgbouncer.STATS, 12502, columns, [("shop", count)], target="front")
+        found = values(derived(Poll(target, frames=[stats], version=12502), memory, now))
+        assert strange == 0
+    assert found == {"stats.shop.client_login_count": 5}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeGuard
 
 from pgstats.errors import AskError
-from pgstats.model import OTHER, Frame, Metric, Number, Query, Row
+from pgstats.model import OTHER, PGBOUNCER, Frame, Metric, Number, Query, Row
 
 Columns = Mapping[str, bool]  # name of a column -> whether it is a number
 Rows = Sequence[tuple[Any, ...]]
@@ -56,7 +56,7 @@ def frame(
         zip(columns, zip(*rows, strict=True) if rows else [()] * len(columns), strict=True)
     )
     strange = _strange(query, columns)
-    metrics = (*query.metrics, *(_passed_on(name) for name in strange if columns[name]))
+    metrics = (*query.metrics, *_passed_on(query, [name for name in strange if columns[name]]))
     picked = [
         (metric, values)
         for metric in metrics
@@ -66,8 +66,9 @@ def frame(
     labels += _own_labels(query, by_name, len(rows))[len(shared) :]
     chosen = tuple(metric for metric, _ in picked)
     answered = list(zip(*labels, *(values for _, values in picked), strict=True))
-    if query.budget is not None:
-        answered = _folded(answered, chosen, len(labels), query.budget)
+    if query.budget is not None or _ambiguous(query, answered, len(labels)):
+        budget = len(answered) if query.budget is None else query.budget
+        answered = _folded(answered, chosen, len(labels), budget)
     return Frame(query, chosen, answered, target, tags or {}, shared), len(strange)
 
 
@@ -91,6 +92,13 @@ _FOLDS: Mapping[str, Callable[[list[Number]], Number | None]] = {
 }
 
 
+def _ambiguous(query: Query, rows: Sequence[Row], width: int) -> bool:
+    """Whether rows have the same labels: some poolers list a database once for each user."""
+    if query.family != PGBOUNCER or not width:
+        return False
+    return len({row[:width] for row in rows}) < len(rows)
+
+
 def _folded(rows: Sequence[Row], metrics: Sequence[Metric], width: int, budget: int) -> list[Row]:
     """Rows with equal labels as one; all but the ``budget`` largest groups as one more."""
     groups: dict[Row, list[Row]] = {} if width else {(): []}
@@ -104,12 +112,17 @@ def _folded(rows: Sequence[Row], metrics: Sequence[Metric], width: int, budget: 
         (
             *labels,
             *(
-                _FOLDS[metric.fold or "sum"]([n for row in found if _is_number(n := row[at])])
+                _FOLDS[_fold(metric)]([n for row in found if _is_number(n := row[at])])
                 for at, metric in enumerate(metrics, width)
             ),
         )
         for labels, found in groups.items()
     ]
+
+
+def _fold(metric: Metric) -> str:
+    """How its numbers are combined; ages, limits in time and shares are no matter of adding up."""
+    return metric.fold or ("max" if metric.unit in ("seconds", "ratio") else metric.across or "max")
 
 
 def _is_number(value: object) -> TypeGuard[Number]:
@@ -135,6 +148,8 @@ def _values(
     if name is None:
         return None
     values = _numbers(by_name[name], metric.words)
+    if metric.unsigned:
+        values = [value and value % 2**32 for value in values]
     for column, factor in metric.plus.items():
         more = _numbers(by_name.get(column, ()))
         values = (
@@ -187,6 +202,12 @@ def _strange(query: Query, columns: Columns) -> list[str]:
     ]
 
 
-def _passed_on(column: str) -> Metric:
-    name = re.sub(r"[^a-z0-9_]", "_", column.lower()) or "none"
-    return Metric(name, "A column that this version of pgstats does not know", column=column)
+def _passed_on(query: Query, columns: Iterable[str]) -> list[Metric]:
+    """Metrics for unknown columns, but for those that would be called like another one."""
+    found = {metric.name: metric for metric in query.metrics}
+    known = len(found)
+    for column in columns:
+        name = re.sub(r"[^a-z0-9_]", "_", column.lower()) or "none"
+        text = "A column that this version of pgstats does not know"
+        found.setdefault(name, Metric(name, text, column=column))
+    return list(found.values())[known:]

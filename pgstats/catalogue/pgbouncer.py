@@ -47,7 +47,7 @@ _TIMES = (
         unit="us",
     ),
 )
-_LOGINS = _total("total_client_login_count", "Logins of clients", since=12502)
+_LOGINS = _total("total_client_login_count", "Logins of clients", since=12600)
 
 STATS = Query(
     PGBOUNCER,
@@ -274,6 +274,8 @@ TOTALS = Query(
     ),
 )
 
+_LEAKY = ", nor up to 1.25.2, where the setting of one user shows for others"
+
 USERS = Query(
     PGBOUNCER,
     "users",
@@ -285,15 +287,14 @@ USERS = Query(
     metrics=(
         Metric(
             "pool_size",
-            "Servers allowed for each pool of the user; not sent where unset",
+            "Servers allowed for each pool of the user; not sent where unset" + _LEAKY,
             since=12300,
-            # One user's setting shows for all others.
             wrong_since=12300,
             right_since=12503,
         ),
         Metric(
             "reserve_pool_size",
-            "Additional servers allowed for each pool of the user; not sent where unset",
+            "Additional servers allowed for each pool of the user; not sent where unset" + _LEAKY,
             since=12400,
             wrong_since=12400,
             right_since=12503,
@@ -373,7 +374,14 @@ MEM = Query(
         Metric("size_bytes", "Size of one slot", unit="bytes", column="size", fold="max"),
         Metric("used", "Slots in use", fold="sum"),
         Metric("free", "Slots kept for reuse", fold="sum"),
-        Metric("memtotal_bytes", "Memory held", unit="bytes", column="memtotal", fold="sum"),
+        Metric(
+            "memtotal_bytes",
+            "Memory held; PgBouncer has 32 bits for it, so that it is wrong from 4 GiB on",
+            unit="bytes",
+            column="memtotal",
+            unsigned=True,
+            fold="sum",
+        ),
     ),
 )
 
@@ -537,7 +545,14 @@ DERIVED = {
 SATURATION = Query(
     PGBOUNCER,
     "lists",
-    metrics=(Metric("client_utilization", "Share of max_client_conn that is used, 0 to 1"),),
+    metrics=(
+        Metric(
+            "client_utilization",
+            "Share of max_client_conn that is used, 0 to 1",
+            unit="ratio",
+            column="used_clients of SHOW LISTS / max_client_conn of SHOW CONFIG",
+        ),
+    ),
 )
 
 CROWDING = Query(
@@ -547,14 +562,19 @@ CROWDING = Query(
     metrics=(
         Metric(
             "pool_utilization",
-            "Servers at work or logging in as a share of the effective pool size; above 1 while "
-            "the reserve pool is used; not sent where the size has no limit",
+            "Servers at work or logging in as a share of the effective pool size: the user's own "
+            "where `collect` names users and SHOW USERS tells it, else the database's; above 1 "
+            "while the reserve pool is used; not sent where the size has no limit",
+            unit="ratio",
+            column="sv_active + sv_active_cancel + sv_being_canceled + sv_tested + sv_login of "
+            "SHOW POOLS / pool_size of SHOW USERS or SHOW DATABASES",
         ),
         Metric(
             "waiting_for_seconds",
             "How long clients have been waiting without a break, seen by pgstats: maxwait is 0 "
             "for clients queued at login",
             unit="seconds",
+            column="time since cl_waiting of SHOW POOLS is above 0, at least maxwait",
         ),
     ),
 )
@@ -577,6 +597,7 @@ BURST = Query(
             f"{name.removesuffix('_seconds')}_{tells}" + "_seconds" * name.endswith("_seconds"),
             f"{text} {name} over the samples of `once --sample`",
             unit="seconds" if name.endswith("_seconds") else "",
+            column=f"{name} of several SHOW POOLS",
             across="sum" if tells == "mean" else "",  # peaks of processes need not coincide
         )
         for name in BURST_OF
@@ -593,6 +614,7 @@ LIFECYCLE = Query(
             "1 active, 2 paused, 3 suspended, 4 draining (TCP refused, the unix socket answers), "
             "5 unreachable, 6 login refused; not sent while unknown, which is nearly always before "
             "1.19 or without SHOW STATE: a PAUSE of all databases shows nowhere else",
+            column="SHOW STATE, and whether TCP and the unix socket let pgstats in",
         ),
     ),
 )

@@ -69,7 +69,7 @@ def _source(query: Query, metric: Metric) -> str | None:
         whole = " - ".join(metric.of)
         return f"growth of {whole}" + f" per {metric.per}" * bool(metric.per)
     if not query.source:
-        return None
+        return metric.column or None
     text = f"{' + '.join((metric.origin(), *metric.plus))} of {query.source}"
     return " ".join(text.split())
 

@@ -53,7 +53,8 @@ def _crowding(poll: Poll, answers: Mapping[str, Frame], memory: Memory, now: flo
     clocks = _clocks(pools, memory, now)
     rows = []
     for row, busy, clock in zip(pools.rows, at_work(pools), clocks, strict=True):
-        size = sizes.get(("user", row[1])) or sizes.get(("database", row[0]))
+        own = sizes.get(("user", row[1]))
+        size = sizes.get(("database", row[0])) if own is None else own
         share = round(busy / size, 6) if size and busy is not None else None
         rows.append((*row[:2], share, clock))
     return [poll.target.frame(CROWDING, CROWDING.metrics, rows)]

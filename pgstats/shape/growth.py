@@ -208,7 +208,8 @@ def _unsettled(growth: Growth, pools: Frame | None) -> list[Row]:
 
 
 def _compute(query: Query, growth: Growth, poll: Poll) -> Frame:
-    metrics = tuple(m for m in query.metrics if m.on(poll.version))
+    grew = set().union(*filter(None, growth.values()))
+    metrics = tuple(m for m in query.metrics if m.on(poll.version) or m.of.keys() <= grew)
     rows = [
         (*labels, *(_value(metric, delta) for metric in metrics))
         for labels, delta in growth.items()
