@@ -1,6 +1,6 @@
-"""What the answers of a PgBouncer imply: means and rates from totals, saturation, clocks, state.
+"""What the answers of a target imply: means and rates from totals, saturation, clocks, state.
 
-Never from PgBouncer's own averages: they cover one to two of its periods, are cut to whole
+Of PgBouncer never from its own averages: they cover one to two of its periods, are cut to whole
 numbers, and one changed its meaning.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 from pgstats.catalogue.pgbouncer import CROWDING, LIFECYCLE, SATURATION
 from pgstats.model import PGBOUNCER, Frame, Poll
 from pgstats.shape.column import at_work, column
+from pgstats.shape.duty import duty
 from pgstats.shape.growth import Memory, grown
 
 _ACTIVE, _PAUSED, _SUSPENDED, _DRAINING, _UNREACHABLE, _REFUSED = 1, 2, 3, 4, 5, 6
@@ -26,7 +27,7 @@ def derived(poll: Poll, memory: Memory, now: float) -> list[Frame]:
     is unknown.
     """
     if poll.target.family != PGBOUNCER:
-        return []
+        return duty(poll, memory, now)
     answers = {frame.query.group: frame for frame in poll.frames if frame.query.sql}
     return [
         *grown(poll, answers, memory, now),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pgstats.catalogue.postgres.horizon import HORIZON, VAIN, WHY
-from pgstats.catalogue.postgres.tables import TABLES
+from pgstats.catalogue.postgres.tables import NEED, TABLES
 from pgstats.evidence import BACKEND, HOLDERS, PREPARED, STANDBY, Holder, Sample
 from pgstats.model import Frame, Number, Poll, Row
 from pgstats.why.cause import Case
@@ -34,7 +34,8 @@ def frames(poll: Poll, memory: Memory) -> list[Frame]:
     seen |= first_seen(case.every[-1], memory.get("holds", {}), sample.at)
     memory["holds"] = seen
     tables = [frame for frame in poll.frames if frame.query is TABLES]
-    memory["due"] = due(tables, memory.get("due", {}), sample.at)
+    needs = [frame for frame in poll.frames if frame.query is NEED]
+    memory["due"] = due(needs, memory.get("due", {}), sample.at)
     vain = vacuumed_in_vain(tables, memory.setdefault("tables", {}), case)
     return [
         poll.target.frame(HORIZON, HORIZON.metrics, _ages(case)),

@@ -11,7 +11,7 @@ from pgstats.catalogue.postgres.database import DATABASE
 from pgstats.catalogue.postgres.horizon import HORIZON, VAIN, WHY
 from pgstats.catalogue.postgres.overcommit import OVERCOMMIT
 from pgstats.catalogue.postgres.server import DISCOVER, SERVER, STATISTICS, VENDORS
-from pgstats.catalogue.postgres.tables import NEED, NEEDS, TABLES, TOTALS
+from pgstats.catalogue.postgres.tables import DUTY, NEED, NEEDS, TABLES, TOTALS
 
 #: Asked once in a cluster, after `SERVER`; each fails alone. ``%(databases)s`` are those polled.
 CLUSTER = (
@@ -22,7 +22,7 @@ CLUSTER = (
 EACH = (TABLES, NEED)
 
 #: Worked out from the answers.
-COMPUTED = (HORIZON, VAIN, WHY, OVERCOMMIT)
+COMPUTED = (HORIZON, VAIN, WHY, DUTY, OVERCOMMIT)
 
 QUERIES = (SERVER, *CLUSTER, *EACH, TOTALS, NEEDS, *COMPUTED)
 
@@ -31,6 +31,7 @@ __all__ = [
     "COMPUTED",
     "DATABASE",
     "DISCOVER",
+    "DUTY",
     "EACH",
     "HORIZON",
     "QUERIES",

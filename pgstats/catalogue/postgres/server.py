@@ -66,21 +66,30 @@ SERVER = Query(
     ),
 )
 
-#: Since when the server has counted rows without a loss: ``since`` of one row, NULL where the role
-#: may not see it. A crash loses all statistics and stamps the cumulative ones of every kind; an
-#: operator may reset one kind, so that the older stamp of two counts. A standby counts no rows
-#: until it is promoted, which leaves no stamp: but the walwriter starts when a server begins to
-#: take writes, which is at once where a clean shutdown has kept the statistics.
-COUNTING = """(SELECT CASE WHEN pg_is_in_recovery() THEN kept
-                   WHEN writing IS NULL THEN NULL
-                   WHEN kept >= started OR writing > started + interval '10 seconds'
-                   THEN greatest(kept, writing)
-                   ELSE kept END AS since
-          FROM (SELECT least(b.stats_reset, a.stats_reset) AS kept,
+#: The stamps of a loss of all statistics. A crash loses them and stamps the cumulative ones of
+#: every kind; an operator may reset one kind, so that the older stamp of two counts. A standby
+#: counts no rows until it is promoted, which leaves no stamp: but the walwriter starts when a
+#: server begins to take writes, which is at once where a clean shutdown has kept the statistics.
+#: Not every role may see when that was.
+_STAMPS = """(SELECT least(b.stats_reset, a.stats_reset) AS kept,
                        pg_postmaster_start_time() AS started
                   FROM pg_stat_bgwriter b, pg_stat_archiver a) AS stamps,
                (SELECT max(backend_start) AS writing
-                  FROM pg_stat_activity WHERE backend_type = 'walwriter') AS writer) AS counting"""
+                  FROM pg_stat_activity WHERE backend_type = 'walwriter') AS writer"""
+_LOST = "kept >= started OR writing > started + interval '10 seconds'"
+
+#: Since when the server has counted rows without a loss: ``since`` of one row, NULL where the role
+#: may not see it.
+COUNTING = f"""(SELECT CASE WHEN pg_is_in_recovery() THEN kept
+                   WHEN writing IS NULL THEN NULL
+                   WHEN {_LOST}
+                   THEN greatest(kept, writing)
+                   ELSE kept END AS since
+          FROM {_STAMPS}) AS counting"""
+
+#: Whether statistics were lost since the server's start, as far as the role may see; before 15 a
+#: server that was never restarted says so too.
+FORGETFUL = f"(SELECT coalesce({_LOST}, false) FROM {_STAMPS})"
 
 STATISTICS = Query(
     POSTGRES,

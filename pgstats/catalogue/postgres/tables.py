@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgstats.catalogue.postgres.heaps import heaps
+from pgstats.catalogue.postgres.server import FORGETFUL
 from pgstats.model import POSTGRES, Metric, Query
 
 #: How much more a table must need vacuum to take the place of one that was shipped the last time.
@@ -206,7 +207,8 @@ NEEDS = Query(
         Metric(
             "tables_without_stats",
             "User tables whose statistics were lost (crash, reset, promotion) and not renewed yet "
-            "by vacuum or analyze: their rows are unknown, and missing from the sums",
+            "by vacuum or analyze, or may have been, since nothing was ever counted of them: their "
+            "rows are unknown, and missing from the sums",
             sql="count(*) FILTER (WHERE own AND lost)",
             fold="sum",
         ),
@@ -216,6 +218,22 @@ NEEDS = Query(
             unit="ratio",
             sql="max(ratio)",
             fold="max",
+        ),
+        Metric(
+            "worst_freeze_ratio",
+            "The largest freeze_ratio of all user tables",
+            unit="ratio",
+            sql="max(freeze_ratio)",
+            fold="max",
+        ),
+        Metric(
+            "vacuum_time_ms",
+            "Time spent vacuuming user tables and their TOAST, by hand and by autovacuum",
+            unit="ms",
+            kind="total",
+            sql="sum(pg_stat_get_total_vacuum_time(oid) + pg_stat_get_total_autovacuum_time(oid))",
+            fold="sum",
+            since=180000,
         ),
         Metric(
             "n_dead_tup_toast",
@@ -228,8 +246,27 @@ NEEDS = Query(
     ),
 )
 
+#: Worked out from two polls.
+DUTY = Query(
+    POSTGRES,
+    "database",
+    labels={"database": ""},
+    primary_only=True,
+    metrics=(
+        Metric(
+            "vacuum_duty_ratio",
+            "Time that the vacuums spent which ended since the last poll, by the time since then: "
+            "above 1 where several work, or a long one has ended; not sent at the first poll",
+            unit="ratio",
+            since=180000,
+        ),
+    ),
+)
+
 #: Of user tables: in `_other` whatever comes, and since their statistics were lost unknown. Only
-#: CREATE INDEX, VACUUM FULL and CLUSTER count rows besides a vacuum or analyze, and exactly.
+#: CREATE INDEX, VACUUM FULL and CLUSTER count rows besides a vacuum or analyze, and exactly. Where
+#: none has come yet the rows inserted tell: none of a table that rows were deleted of, or, after a
+#: loss, of any, which is then empty or forgotten.
 _COUNTED = """counted AS MATERIALIZED (
     SELECT *, CASE WHEN apart THEN owner ELSE top END AS root
       FROM (SELECT h.oid, h.owner, h.root AS top, h.relkind <> 't' AS own, h.owner_schema, l.lost,
@@ -248,12 +285,17 @@ _COUNTED = """counted AS MATERIALIZED (
                    pg_stat_get_last_autovacuum_time(h.oid) IS NULL
                    AND pg_stat_get_last_vacuum_time(h.oid) IS NULL AS never
               FROM heap h
-                   CROSS JOIN LATERAL (SELECT h.reltuples > 0
-                       AND pg_stat_get_last_autoanalyze_time(h.oid) IS NULL
+                   CROSS JOIN LATERAL (SELECT
+                       pg_stat_get_last_autoanalyze_time(h.oid) IS NULL
                        AND pg_stat_get_last_autovacuum_time(h.oid) IS NULL
                        AND pg_stat_get_last_analyze_time(h.oid) IS NULL
                        AND pg_stat_get_last_vacuum_time(h.oid) IS NULL
-                       AND pg_stat_get_tuples_inserted(h.oid)::float4 < h.reltuples AS lost) l
+                       AND CASE WHEN h.reltuples > 0
+                           THEN pg_stat_get_tuples_inserted(h.oid)::float4 < h.reltuples
+                           ELSE pg_stat_get_tuples_inserted(h.oid) = 0
+                                AND ((SELECT forgetful FROM memory)
+                                     OR pg_stat_get_tuples_updated(h.oid) > 0
+                                     OR pg_stat_get_tuples_deleted(h.oid) > 0) END AS lost) l
                    CROSS JOIN LATERAL (SELECT NOT l.lost
                        AND current_setting('track_counts')::bool AS known) k
            ) AS known
@@ -270,9 +312,11 @@ def select(version: int) -> str:
     each = [m for query in (TABLES, NEED) for m in query.on(version) if m.fold]
     detail = [m for query in (TABLES, NEED) for m in query.on(version) if not m.fold]
     names = {m.name for m in each}
-    more = [m for query in (TOTALS, NEEDS) for m in query.metrics if m.sql and m.name not in names]
-    summed = [*each, *more]
-    return f"""WITH RECURSIVE {heaps(version)}, {_COUNTED}, rolled AS MATERIALIZED (
+    totals = [m for query in (TOTALS, NEEDS) for m in query.on(version)]
+    summed = [*each, *(m for m in totals if m.sql and m.name not in names)]
+    return f"""WITH RECURSIVE {heaps(version)}, memory AS MATERIALIZED (
+    SELECT {_forgetful(version)} AS forgetful
+), {_COUNTED}, rolled AS MATERIALIZED (
     SELECT root, bool_or(apart) AS apart,
        {_listed(summed)}
       FROM counted WHERE NOT catalog GROUP BY root
@@ -296,6 +340,16 @@ SELECT NULL, NULL, NULL, NULL, count(*),
        (SELECT sum(n_dead_tup) FROM counted WHERE catalog)::bigint,
        {", ".join(_rest(m) for m in summed)}, {", ".join("NULL" for _ in detail)}
   FROM rolled WHERE NOT EXISTS (SELECT FROM chosen WHERE chosen.root = rolled.root)"""
+
+
+def _forgetful(version: int) -> str:
+    """Whether a table of which nothing is counted may have been counted before, and forgotten.
+
+    Before 15 the stamp of a database says when it was begun, too.
+    """
+    own = "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    reset = f" OR pg_stat_get_db_stat_reset_time({own}) IS NOT NULL"
+    return FORGETFUL + reset * (version >= 150000)
 
 
 def _listed(metrics: list[Metric]) -> str:
