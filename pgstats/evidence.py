@@ -8,8 +8,7 @@ in transactions, ids themselves are the 32-bit numbers that the server shows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgstats.model import Failure
 
@@ -24,8 +23,7 @@ SLOT_XMIN, SLOT_CATALOG_XMIN = "slot_xmin", "slot_catalog_xmin"
 HOLDERS = (BACKEND, PREPARED, SLOT_XMIN, SLOT_CATALOG_XMIN, STANDBY)
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """Something that is read whole, once a sample; what it means is worked out here.
 
     ``sql`` gives one jsonb value a row, so that columns that come and go with versions are there
@@ -39,8 +37,7 @@ class View:
     help: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """What a cluster said of itself at one moment.
 
     ``views`` are rows by the name of their `View`; ``heaps`` are rows of the heaps that were
@@ -49,8 +46,8 @@ class Sample:
 
     version: int
     views: Mapping[str, Sequence[Record]]
-    heaps: Mapping[str, Sequence[Record]] = field(default_factory=dict)
-    missing: Mapping[str, Failure] = field(default_factory=dict)
+    heaps: Mapping[str, Sequence[Record]] = {}
+    missing: Mapping[str, Failure] = {}
 
     def rows(self, view: str) -> Sequence[Record]:
         """The rows of a view; none where it could not be read."""
@@ -73,8 +70,7 @@ class Sample:
         return str(next(found, "") or "")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """The table that somebody asks about; without a schema given it may be in several."""
 
     database: str
@@ -87,8 +83,7 @@ class Asked:
         return ".".join((self.database, "|".join(self.schemas), self.table))
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """Somebody who keeps dead rows from being removed.
 
     ``cause`` is the id of the cause that this is, ``kind`` one of `HOLDERS`. ``database`` is whose
@@ -119,16 +114,14 @@ class Holder:
         return next(f"{name} {self.row[key]}" for key, name in names.items() if key in self.row)
 
 
-@dataclass(frozen=True, slots=True)
-class Innocent:
+class Innocent(NamedTuple):
     """Somebody who looks guilty and is not, and the reason."""
 
     who: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """What could not be looked at, why, and the statement that would change it ("" for none)."""
 
     what: str
@@ -136,8 +129,7 @@ class Limit:
     grant: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Remedy:
+class Remedy(NamedTuple):
     """A statement or command that ends a cause. It is printed, never run.
 
     ``where`` says on which server or console, and in which database if that matters; ``needs`` is
@@ -149,8 +141,7 @@ class Remedy:
     needs: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """The application at the other end of a pooler, or of several.
 
     ``via`` names each PgBouncer and its database on the way, nearest to PostgreSQL first. ``proof``
@@ -170,8 +161,7 @@ class Client:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Links:
+class Links(NamedTuple):
     """What one PgBouncer process shows of its connections: who is linked with whom.
 
     ``servers``, ``clients`` and ``databases`` are the rows of the SHOW commands by column.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pgstats.evidence import Sample
@@ -33,6 +33,12 @@ REASONS = (
 )
 
 
+def _shown(noun: Any, hidden: tuple[str, ...]) -> str:
+    """The repr of a noun without those of its fields that may hold a secret."""
+    fields = (f"{name}={value!r}" for name, value in noun._asdict().items() if name not in hidden)
+    return f"{type(noun).__name__}({', '.join(fields)})"
+
+
 class _Other:
     """Stands where a label's value would be in the row that others were folded into.
 
@@ -49,8 +55,7 @@ class _Other:
 OTHER = _Other()
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(NamedTuple):
     """One number that can be shipped.
 
     ``column`` is where it comes from, as a person would ask for it: a column of the SHOW
@@ -75,9 +80,9 @@ class Metric:
     kind: str = "gauge"  # a level; total: counts up since a start or reset; count: since last time
     column: str = ""
     sql: str = ""
-    plus: Mapping[str, float] = field(default_factory=dict)
+    plus: Mapping[str, float] = {}
     formerly: tuple[str, ...] = ()
-    words: Mapping[str, float] = field(default_factory=dict)
+    words: Mapping[str, float] = {}
     unsigned: bool = False
     fold: str = ""
     across: str = "sum"
@@ -85,7 +90,7 @@ class Metric:
     until: int = 0
     wrong_since: int = 0
     right_since: int = 0
-    of: Mapping[str, float] = field(default_factory=dict)
+    of: Mapping[str, float] = {}
     per: str = ""
 
     def origin(self) -> str:
@@ -101,8 +106,7 @@ class Metric:
         return not self.wrong_since <= version < self.right_since
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One question and the numbers it answers.
 
     ``labels`` maps each label, in the order of the names on the wire, to the column or expression
@@ -120,7 +124,7 @@ class Query:
     metrics: tuple[Metric, ...]
     sql: str = ""
     source: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = {}
     ignored: tuple[str, ...] = ()
     pairs: tuple[str, str] | None = None
     budget: int | None = None
@@ -145,8 +149,7 @@ class Query:
         return self.sql.format(columns=",\n       ".join(asked))
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A question of the user's own: a SELECT that is sent as it stands, and what becomes of it.
 
     The labels and metrics of ``query`` are columns of its answer, of which at most ``rows`` rows
@@ -160,8 +163,7 @@ class Question:
     rows: int = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """One PgBouncer process or one PostgreSQL cluster. Its DSN never shows in its repr.
 
     ``interval`` and ``timeout`` are seconds; ``tables`` is None for "all". With a ``front``, a
@@ -170,12 +172,12 @@ class Target:
 
     family: str
     name: str
-    dsn: str = field(repr=False)
+    dsn: str
     interval: float = 10.0
     timeout: float = 8.0
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = {}
     password_file: str = ""
-    password_command: str = field(default="", repr=False)
+    password_command: str = ""
     passfile: str = ""  # a file in the form of ~/.pgpass that pgstats reads itself
     collect: tuple[str, ...] = ()
     counters: str = "gauge"
@@ -188,6 +190,9 @@ class Target:
     pooled: bool = False
     front: Target | None = None
     questions: tuple[Question, ...] = ()
+
+    def __repr__(self) -> str:
+        return _shown(self, ("dsn", "password_command"))
 
     @property
     def title(self) -> str:
@@ -204,8 +209,7 @@ class Target:
         return Frame(query, metrics, rows, self.name, self.also)
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One answer, still a table.
 
     Each row holds one string (or `OTHER`) per label of the query, in order, then one number (or
@@ -218,12 +222,11 @@ class Frame:
     metrics: tuple[Metric, ...]
     rows: Sequence[Row]
     target: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = {}
     scope: Row = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """One thing that did not work: what was tried, why it failed, what to do about it.
 
     Where pgstats itself is to blame, ``trace`` is the traceback, else "".
@@ -233,7 +236,7 @@ class Failure:
     reason: str
     message: str
     remedy: str = ""
-    trace: str = field(default="", repr=False)
+    trace: str = ""
 
     @classmethod
     def bug(cls, stage: str, error: BaseException) -> Failure:
@@ -249,13 +252,15 @@ class Failure:
         cure = "please report it; --verbose tells more"
         return cls(stage, "other", text, cure, "".join(format_exception(error)))
 
+    def __repr__(self) -> str:
+        return _shown(self, ("trace",))
+
     def __str__(self) -> str:
         text = f"{self.stage}: {self.message}" if self.stage else self.message
         return f"{text} ({self.remedy})" if self.remedy else text
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(NamedTuple):
     """Where a server is: all that its machine is known by, and the port.
 
     With ``several`` it is on one of several machines, and nobody knows on which.
@@ -313,11 +318,13 @@ class Poll:
         return ([self.down] if self.down else []) + self.failures
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What a check found: ``status`` is ok, failed or note; ``trace`` as in `Failure`."""
 
     status: str
     message: str
     remedy: str = ""
-    trace: str = field(default="", repr=False)
+    trace: str = ""
+
+    def __repr__(self) -> str:
+        return _shown(self, ("trace",))

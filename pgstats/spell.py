@@ -8,11 +8,10 @@ which most are, cost nothing.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgstats.model import OTHER, SELF, Frame, Metric, Number, Query
 
@@ -37,8 +36,7 @@ _Key = tuple[object, ...]
 _Texts = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
+class Dialect(NamedTuple):
     """How a line is put together.
 
     ``tagged`` says whether labels are tags or components of the name. ``tags`` spells the tags
@@ -91,6 +89,8 @@ def clean(raw: object, *, tag: bool = False) -> str:
 
 def _distinct(raw: object, text: str, digits: int) -> str:
     """The cleaned text of something that shares it with others, made its own."""
+    import hashlib  # noqa: PLC0415 - hardly any name needs it
+
     digest = hashlib.sha256(str(raw).encode(errors="surrogatepass")).hexdigest()[:digits]
     return f"{text[: LONGEST - 1 - digits]}_{digest}"
 

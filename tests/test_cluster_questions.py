@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -180,7 +179,7 @@ def test_temporary_slots_share_a_name_and_many_are_folded(own: Cluster) -> None:
         own.psql(create.format(name, "false"))
     with session(own, create.format("t1", "true"), create.format("t2", "true")):
         every = answer(own, replication.SLOTS)
-        few = answer(own, replace(replication.SLOTS, budget=2))
+        few = answer(own, replication.SLOTS._replace(budget=2))
     for name in names:
         own.psql(f"SELECT pg_drop_replication_slot('{name}')")
     assert set(every) == {*names, "_temporary"}

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
@@ -634,10 +633,10 @@ def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
     first = configured(text, tmp_path)
     again = configured("\n".join(show(first)), tmp_path)
     assert [t.dsn for t in again.targets] == ["dbname='a b' host=/run/x", "host=10.0.0.7"]
-    assert [replace(t, dsn="") for t in again.targets] == [
-        replace(t, dsn="") for t in first.targets
+    assert [t._replace(dsn="") for t in again.targets] == [
+        t._replace(dsn="") for t in first.targets
     ]
-    assert replace(first, settings=(), targets=()) == replace(again, settings=(), targets=())
+    assert first._replace(settings=(), targets=()) == again._replace(settings=(), targets=())
 
 
 def test_arguments_of_a_command_are_not_shown(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +284,7 @@ def test_a_client_of_the_console_between_the_two_answers_is_no_negative() -> Non
 
 def test_with_include_admin_the_console_is_part_of_the_totals(narrow: Bouncer) -> None:
     memory: Memory = {}
-    one = replace(target(narrow, "count", "totals", "stats"), include_admin=True)
+    one = target(narrow, "count", "totals", "stats")._replace(include_admin=True)
     look(one, memory, 100.0)
     _, found = look(one, memory, 110.0)
     assert found["totals.query_count"] == found["stats.pgbouncer.query_count"] == 1
@@ -342,7 +341,7 @@ def test_the_console_is_never_new(narrow: Bouncer) -> None:
     memory: Memory = {}
     for now in (98.0, 99.0, 100.0):
         look(target(narrow, "count"), memory, now)
-    _, found = look(replace(target(narrow, "count"), include_admin=True), memory, 110.0)
+    _, found = look(target(narrow, "count")._replace(include_admin=True), memory, 110.0)
     assert "stats.pgbouncer.query_count" not in found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,7 +36,7 @@ def test_the_time_spent_by_the_time_between() -> None:
 
 
 def test_before_18_nobody_knows() -> None:
-    frame = replace(Frame(NEEDS, NEEDS.on(170000), [], scope=("a",)))
+    frame = Frame(NEEDS, NEEDS.on(170000), [], scope=("a",))._replace()
     assert derived(Poll(TARGET, [frame]), {}, 1.0) == []
 
 

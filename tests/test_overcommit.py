@@ -156,7 +156,7 @@ def test_each_process_behind_a_port_has_pools_of_its_own(polls: tuple[Poll, Poll
     main, front = polls
     state = State()
     for peer in ("1", "2"):
-        one = replace(front, target=replace(front.target, peer=peer))
+        one = replace(front, target=front.target._replace(peer=peer))
         commit(one, state.of(one.target), 1000)
     commit(Poll(front.target), state.of(front.target), 1000)  # the group, which leads nowhere
     found = overcommit(main, [state.memories(front.target)], 1000)
@@ -178,7 +178,7 @@ def test_without_a_limit_there_is_no_sum(polls: tuple[Poll, Poll]) -> None:
     at = 1 + [metric.name for metric in databases.metrics].index("pool_size")
     rows = [(*row[:at], 0, *row[at + 1 :]) for row in databases.rows]
     front.frames = [
-        replace(f, rows=rows) if f.query.group == "databases" else f for f in front.frames
+        f._replace(rows=rows) if f.query.group == "databases" else f for f in front.frames
     ]
     known: dict[str, Any] = {}
     commit(front, known, 1000)
@@ -193,7 +193,7 @@ def test_pools_that_lead_elsewhere_are_left_out(
     polls: tuple[Poll, Poll], change: dict[str, Any]
 ) -> None:
     main, front = polls
-    front.leads["small"] = replace(front.leads["small"], **change)
+    front.leads["small"] = front.leads["small"]._replace(**change)
     known: dict[str, Any] = {}
     commit(front, known, 1000)
     assert numbers(overcommit(main, [[known]], 1000))[:2] == (2, 4)
@@ -202,7 +202,7 @@ def test_pools_that_lead_elsewhere_are_left_out(
 def test_a_server_that_cannot_be_chosen_between_is_no_sum(polls: tuple[Poll, Poll]) -> None:
     main, front = polls
     there = front.leads["small"]
-    front.leads["small"] = replace(there, hosts=(*there.hosts, "other"), several=True)
+    front.leads["small"] = there._replace(hosts=(*there.hosts, "other"), several=True)
     known: dict[str, Any] = {}
     commit(front, known, 1000)
     assert numbers(overcommit(main, [[known]], 1000)) == (4, None, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg2
@@ -184,7 +183,7 @@ def memories(target: Target, state: State, now: float) -> dict[str, dict[str, fl
 
 def counting(processes: list[Process], *numbers: int) -> Target:
     sockets = tuple(processes[number - 1].host for number in numbers)
-    return replace(grouped(processes), sockets=sockets, counters="count")
+    return grouped(processes)._replace(sockets=sockets, counters="count")
 
 
 def test_a_process_that_comes_back_is_no_spike_of_the_group(processes: list[Process]) -> None:
@@ -202,7 +201,7 @@ def test_a_process_that_comes_back_is_no_spike_of_the_group(processes: list[Proc
     }
     processes[2].signal(19)
     try:
-        without = memories(replace(everybody, timeout=1.5), state, 3.0)
+        without = memories(everybody._replace(timeout=1.5), state, 3.0)
     finally:
         processes[2].signal(18)
     back = memories(everybody, state, 4.0)
@@ -252,7 +251,7 @@ def test_a_poll_by_chance_is_told_whatever_is_collected(processes: list[Process]
 
 def test_all_processes_are_sampled_at_the_same_time(processes: list[Process]) -> None:
     """So that many samples of many processes take no longer than those of one."""
-    target = replace(grouped(processes), timeout=1.5)
+    target = grouped(processes)._replace(timeout=1.5)
     poll = asker(target, Burst(4, 0.7)).poll()
     assert [peer.problems() for peer in poll.peers] == [[], [], []]
     found = gauges(shipped(poll))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -138,7 +137,7 @@ def test_a_console_of_that_version_is_read_whole(version: str) -> None:
     """Over the wire, with every question that pgstats knows."""
     answers = recorded(version)
     with console(answers, version.partition("-")[0]) as one:
-        poll = asker(replace(ALL, dsn=one.dsn)).poll()
+        poll = asker(ALL._replace(dsn=one.dsn)).poll()
     assert poll.ok, poll.problems()
     assert poll.counts["unknown_columns"] == 0
     assert set(one.asked) <= answers.keys(), "no command that the version does not have"
@@ -203,7 +202,7 @@ def test_a_build_that_is_ahead_of_its_number_has_its_counters_too() -> None:
     """What will be 1.26 still calls itself 1.25.2."""
     memory: Memory = {}
     columns = {"database": False, "total_client_login_count": True}
-    target = replace(ALL, counters="count")
+    target = ALL._replace(counters="count")
     for now, count in ((1.0, 3), (2.0, 8)):
         stats, strange = frame(pgbouncer.STATS, 12502, columns, [("shop", count)], target="front")
         found = values(derived(Poll(target, frames=[stats], version=12502), memory, now))

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -275,7 +274,7 @@ def test_processes_that_share_a_port(cluster: Cluster, processes: list[Process])
 
 
 def test_a_process_that_does_not_answer_costs_its_own_links(processes: list[Process]) -> None:
-    target = replace(grouped(processes), timeout=1.5)
+    target = grouped(processes)._replace(timeout=1.5)
     processes[0].signal(19)
     try:
         found, failures = links(target, time.monotonic() + 3)
@@ -457,7 +456,7 @@ def test_through_a_proxy_the_proof_is_weak(
 def doctored(shown: Links, which: str, **values: object) -> Links:
     """The same, but with other values in the rows of one list."""
     lists: dict[str, Any] = {which: [{**row, **values} for row in getattr(shown, which)]}
-    return replace(shown, **lists)
+    return shown._replace(**lists)
 
 
 def test_a_pid_alone_proves_nothing(cluster: Cluster, front: Bouncer) -> None:
@@ -501,8 +500,8 @@ def test_of_equal_proofs_the_one_that_leads_to_the_same_server_counts(
             (shown,) = links_of(bouncer)
             port = own_port(shop)
     there = {"addr": "127.0.0.1", "port": cluster.port}
-    one = replace(doctored(shown, "servers", local_port=1, **there), pgbouncer="one")
-    two = replace(doctored(shown, "servers", local_port=2, addr="10.0.0.9"), pgbouncer="two")
+    one = doctored(shown, "servers", local_port=1, **there)._replace(pgbouncer="one")
+    two = doctored(shown, "servers", local_port=2, addr="10.0.0.9")._replace(pgbouncer="two")
     here = Target(POSTGRES, "main", f"host=localhost port={cluster.port}")
     known = addresses(here, time.monotonic() + 30)
     assert ("127.0.0.1", cluster.port) in known
@@ -534,7 +533,7 @@ def test_a_client_that_leaves_between_two_answers(scratch: Scratch, cluster: Clu
         for _ in range(100):
             with application(bouncer, name="innocent") as innocent:
                 assert pid_of(innocent) == accused["pid"]
-                mixed = [replace(before, clients=links_of(bouncer)[0].clients)]
+                mixed = [before._replace(clients=links_of(bouncer)[0].clients)]
                 confused = trace(accused, mixed)
                 trails = follow([accused], partial(list, mixed), lambda: activity(cluster))
                 assert trails == [Trail(reason=ENDED)]
@@ -668,7 +667,7 @@ def test_the_columns_of_each_version(version: str) -> None:
 
 
 def test_a_version_tells_of_ids_before_it_has_them() -> None:
-    shown = replace(recorded("1.24.1"), version=12302)
+    shown = recorded("1.24.1")._replace(version=12302)
     server = shown.servers[0]
     session = {"pid": server["remote_pid"]}
     session |= {"client_addr": server["local_addr"], "client_port": server["local_port"]}
@@ -710,7 +709,7 @@ def test_moments_of_zones_that_are_not_known() -> None:
 def test_silence_across_a_change_of_the_clock_is_unknown() -> None:
     shown = doctored(recorded("1.18.0-deb"), "servers", request_time="2026-10-25 02:10:00 CET")
     shown = doctored(shown, "clients", request_time="2026-10-25 02:50:00 CEST")
-    shown = replace(shown, clients=[*shown.clients, {"request_time": "2026-10-25 03:00:00 CET"}])
+    shown = shown._replace(clients=[*shown.clients, {"request_time": "2026-10-25 03:00:00 CET"}])
     server = next(row for row in shown.servers if row["link"])
     session = {"pid": server["remote_pid"]}
     session |= {"client_addr": server["local_addr"], "client_port": server["local_port"]}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from pgstats.ask.burst import Burst
-from pgstats.ask.pgbouncer import PgBouncerAsker
-from pgstats.ask.postgres import PostgresAsker
 from pgstats.model import PGBOUNCER, Poll, Target
 
 
@@ -25,5 +23,9 @@ class Asker(Protocol):
 def asker(target: Target, burst: Burst | None = None) -> Asker:
     """An asker that fits the target; with a ``burst`` a PgBouncer's pools are sampled as well."""
     if target.family == PGBOUNCER:
+        from pgstats.ask.pgbouncer import PgBouncerAsker  # noqa: PLC0415 - each may be all there is
+
         return PgBouncerAsker(target, burst)
+    from pgstats.ask.postgres import PostgresAsker  # noqa: PLC0415
+
     return PostgresAsker(target)

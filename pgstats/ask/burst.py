@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pgstats.catalogue.pgbouncer import BURST, BURST_OF, POOLS
 from pgstats.model import Frame, Number, Row, Target
 
 
-@dataclass(frozen=True, slots=True)
-class Burst:
+class Burst(NamedTuple):
     """How many samples, and the seconds between them."""
 
     times: int

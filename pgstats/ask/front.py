@@ -9,13 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pgstats.ask.connection import Connection
 from pgstats.ask.dsn import merged, moved, parse_dsn
 from pgstats.ask.password import Secret
-from pgstats.ask.pgbouncer import connect
 from pgstats.catalogue.pgbouncer import ADMIN
 from pgstats.errors import AskError
 from pgstats.model import Target
@@ -36,8 +34,7 @@ class Place(NamedTuple):
         return f"host={self.host} port={self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
+class Behind(NamedTuple):
     """A cluster as a PgBouncer knows it: the target with its place, and its databases in order."""
 
     target: Target
@@ -71,7 +68,7 @@ def find(target: Target, front: Target, until: float) -> Behind:
     chosen = [(place, name) for place, name in found if _fits(place, wanted)]
     place = _one(front, [place for place, _ in chosen], [place for place, _ in found])
     return Behind(
-        replace(target, dsn=moved(target.dsn, *place)),
+        target._replace(dsn=moved(target.dsn, *place)),
         tuple(dict.fromkeys(name for _, name in chosen)),
     )
 
@@ -101,6 +98,8 @@ def _one(front: Target, chosen: Sequence[Place], found: Sequence[Place]) -> Plac
 
 def _listed(front: Target, until: float) -> list[tuple[Place, str]]:
     """The place and the real name of every database, the console's own left out."""
+    from pgstats.ask.pgbouncer import connect  # noqa: PLC0415 - not every cluster has one
+
     until = time.monotonic() + (until - time.monotonic()) * PATIENCE
     with closing(connect(front, until, Secret(front, until))) as console:
         rows = _texts(console, "SHOW DATABASES", _COLUMNS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from pgstats.ask.connection import Connection
@@ -96,7 +96,7 @@ def _met(target: Target, until: float, secret: Secret) -> _Met:
         met.failures.append(Failure.bug("links", error))
     if target.peer:
         met.failures = [
-            replace(one, stage=f"process {target.peer}: {one.stage}") for one in met.failures
+            one._replace(stage=f"process {target.peer}: {one.stage}") for one in met.failures
         ]
     return met
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import signal
-import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from pgstats.errors import AskError
@@ -53,7 +47,10 @@ def _fetch(target: Target, until: float) -> str:
     if target.password_file:
         return _read(target.password_file).rstrip("\r\n")
     if target.password_command:
-        return _run(shlex.split(target.password_command), until)
+        from pgstats.ask.command import output  # noqa: PLC0415 - subprocess costs every start
+
+        said, name = output(target.password_command, until)
+        return _text(said.partition(b"\n")[0], f"the output of {name}").rstrip("\r")
     return ""
 
 
@@ -78,56 +75,6 @@ def _text(found: bytes, source: str) -> str:
     if "\0" in text:
         raise AskError("password", "auth", f"{source} holds a NUL character")
     return text
-
-
-def _run(words: list[str], until: float) -> str:
-    """The first line a command prints. What it writes to standard error may be a secret too.
-
-    Neither do we wait for programs that it leaves behind and that still hold standard error.
-    """
-    name = f"password_command {words[0]}"
-    try:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        text = getattr(error, "strerror", None) or str(error)
-        raise AskError("password", "auth", f"{name}: {text}") from error
-    found = _hear(process, name, until)
-    if process.returncode:
-        raise AskError(
-            "password",
-            "auth",
-            f"{name} ended with exit code {process.returncode}",
-            "run it by hand as the user pgstats runs as",
-        )
-    return _text(found.partition(b"\n")[0], f"the output of {name}").rstrip("\r")
-
-
-def _hear(process: subprocess.Popen[bytes], name: str, until: float) -> bytes:
-    """All that a command prints; whatever ends the wait early ends the command's children too."""
-    try:
-        return process.communicate(timeout=max(0.1, until - time.monotonic()))[0]
-    except BaseException as error:
-        _end(process)
-        if isinstance(error, subprocess.TimeoutExpired):
-            text = f"{name}: took too long"
-            cure = "it must print the password well before the target's timeout; run it by hand"
-            raise AskError("password", "timeout", text, cure) from error
-        raise
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and its children; one that became another user cannot be waited for."""
-    if process.stdout:
-        process.stdout.close()
-    with suppress(OSError, subprocess.TimeoutExpired):
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(1.0)
 
 
 def _look_up(path: str, given: Mapping[str, str]) -> str:

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from functools import partial
 
 from pgstats.ask.answer import Columns, Rows, fit, frame
@@ -32,7 +31,7 @@ from pgstats.errors import AskError
 from pgstats.lookup import addresses, is_name
 from pgstats.model import PGBOUNCER, Failure, Frame, Number, Poll, Query, Site, Target
 
-_ADDRESSES = replace(PEERS, labels={name: name for name in ("peer_id", "host", "port")})
+_ADDRESSES = PEERS._replace(labels={name: name for name in ("peer_id", "host", "port")})
 BY_CHANCE = "so_reuseport is on: this is one of several processes, met by chance"
 #: What psycopg2 raises where a number is expected and there is none.
 UNREADABLE = (ValueError, ArithmeticError)
@@ -373,7 +372,7 @@ def _refuses_tcp(config: Mapping[str, str]) -> bool:
 
 def sibling(target: Target, peer: str, folder: str, port: str = "") -> Target:
     """The same target, but one process of it."""
-    return replace(target, dsn=moved(target.dsn, folder, port), peer=peer, sockets=())
+    return target._replace(dsn=moved(target.dsn, folder, port), peer=peer, sockets=())
 
 
 def wanted(target: Target, version: int) -> list[Query]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from pgstats.ask.asker import asker
 from pgstats.ask.password import Secret
@@ -44,7 +43,7 @@ def _findings(poll: Poll) -> list[Finding]:
         seconds = f"{poll.seconds * 1000:.0f} ms"
         found.insert(0, Finding("ok", f"{_kind(poll)} answered in {seconds}"))
         found += _pooler(poll) if poll.target.family == PGBOUNCER else _server(poll.target, poll)
-    return [replace(finding, message=whom + finding.message) for finding in found]
+    return [finding._replace(message=whom + finding.message) for finding in found]
 
 
 def _failed(failure: Failure) -> Finding:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from datetime import date, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
@@ -212,7 +211,7 @@ def _folded(failures: Iterable[tuple[str, Failure | None]]) -> list[Failure]:
         database, first = several[0]
         where = f" in database {database}" if database else ""
         more = f" and {len(several) - 1} more" if len(several) > 1 else ""
-        found.append(replace(first, stage=f"{first.stage}{where}{more}"))
+        found.append(first._replace(stage=f"{first.stage}{where}{more}"))
     return found
 
 

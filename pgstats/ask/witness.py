@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 from pgstats.ask.failure import failure
@@ -161,13 +160,15 @@ class Witness:
 
     def _nearest(self, name: str) -> list[str]:
         """The names most like one that does not exist, in the database that it seems to mean."""
+        import difflib  # noqa: PLC0415 - only a fault pays for it
+
         *front, tail = _parts(name) or [""]
         database = next((part for part in front if part in self._databases), self._here)
         with self._visit(database) as session:
             _, rows = session.ask(NAMES, {}, "list of tables")
         names = [row[0] for row in rows]
         by_table = {one.rpartition(".")[2]: one for one in names}
-        found = get_close_matches(tail, by_table, _NEAREST)
+        found = difflib.get_close_matches(tail, by_table, _NEAREST)
         return [f"{database}.{by_table[one]}" for one in found]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from pgstats.model import PGBOUNCER, Metric, Query
 
@@ -521,10 +520,9 @@ OF_CONSOLES = frozenset({"total_xact_count", "total_query_count", "total_client_
 def _of_clients(query: Query) -> Query:
     """What is derived of totals that count the console's own clients as well, without these."""
     known = "; less the console's own, for which `collect` must name stats too"
-    return replace(
-        query,
+    return query._replace(
         metrics=tuple(
-            replace(m, help=m.help + known) if OF_CONSOLES & {*m.of, m.per} else m
+            m._replace(help=m.help + known) if OF_CONSOLES & {*m.of, m.per} else m
             for m in query.metrics
         ),
     )

@@ -243,7 +243,7 @@ def problems(polls: Sequence[Poll]) -> list[Failure]:
     found = group.problems()
     told = {"", *(failure.trace for failure in found)}
     later = [
-        replace(failure, stage=f"process {poll.target.peer}: {failure.stage}")
+        failure._replace(stage=f"process {poll.target.peer}: {failure.stage}")
         for poll in processes
         for failure in poll.problems()
         if failure.trace not in told

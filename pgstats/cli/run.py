@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -133,7 +133,7 @@ def _trace(failures: Sequence[Failure], before: set[str], log: Log) -> None:
 
 def _line(failures: Sequence[Failure]) -> str:
     """All failures of a target as one line, each remedy once."""
-    texts = "; ".join(str(replace(failure, remedy="")) for failure in failures)
+    texts = "; ".join(str(failure._replace(remedy="")) for failure in failures)
     cures = "; ".join(dict.fromkeys(failure.remedy for failure in failures if failure.remedy))
     return f"{texts} ({cures})" if cures else texts
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pgstats.ask.links import addresses, links
@@ -64,7 +63,7 @@ def traced(verdict: Verdict, witness: Witness, config: Config) -> Verdict:
         Limit(f"SHOW SERVERS and SHOW CLIENTS of PgBouncer {name}", str(failure))
         for name, failure in consoles.failures.items()
     ]
-    return replace(verdict, causes=causes, limits=[*verdict.limits, *missed])
+    return verdict._replace(causes=causes, limits=[*verdict.limits, *missed])
 
 
 def _with(found: Found, trails: Sequence[Trail]) -> Found:
@@ -83,6 +82,6 @@ def _with(found: Found, trails: Sequence[Trail]) -> Found:
         if trail.client and trail.client.note
     )
     blocker = next((trail.client for trail in behind if trail.client), None)
-    return replace(
-        found, client=whose.client, blocker=blocker, limits=(*found.limits, *reasons, *notes)
+    return found._replace(
+        client=whose.client, blocker=blocker, limits=(*found.limits, *reasons, *notes)
     )

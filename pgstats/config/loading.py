@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +25,7 @@ _LIBPQ = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGDATABASE", "PGUSER")
 ParseDsn = Callable[[str], Mapping[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Statsd:
+class Statsd(NamedTuple):
     """Where and how lines are shipped; ``rate`` in datagrams a second, ``max_packet`` in bytes.
 
     ``on_vanish`` is the last value of a series that is gone, None for none.
@@ -49,8 +47,7 @@ class Shown(NamedTuple):
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """Everything that was configured. ``interval`` is seconds; ``state`` is "" for none.
 
     ``path`` is the file that was read, "" for none; ``inventory`` the one that lists the targets,

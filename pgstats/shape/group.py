@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from pgstats.model import Frame, Metric, Number, Poll, Row, Target
 
@@ -24,7 +23,7 @@ def _group(poll: Poll) -> Poll:
     whole.down = None if there else peers[0].down
     whole.partial = len(there) < len(peers)
     whole.failures = [
-        replace(failure, stage=f"process {peer.target.peer}: {failure.stage}")
+        failure._replace(stage=f"process {peer.target.peer}: {failure.stage}")
         for peer in peers
         for failure in (peer.problems() if there else [])
     ]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, NamedTuple
 
 from pgstats.evidence import Client, Holder, Record, Remedy, Sample
 from pgstats.why.heaps import Heap
@@ -83,8 +84,7 @@ class Case:
         return self.last.at - began >= PATIENCE
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """One cause at work: what proves it, whom it hits, and what would end it.
 
     ``evidence`` is by the names of the columns it comes from; ``values`` are further words for the
@@ -97,7 +97,7 @@ class Found:
     cause: Cause
     severity: str
     evidence: Record
-    values: Record = field(default_factory=dict)
+    values: Mapping[str, Any] = {}
     summary: str = ""
     remedies: tuple[Remedy, ...] = ()
     tables: tuple[str, ...] = ()
@@ -115,8 +115,7 @@ class Found:
     limits: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(NamedTuple):
     """One reason why dead rows stay.
 
     ``detect`` finds it in a `Case`. ``summary``, ``remedies`` and ``prevention`` are templates over

@@ -10,8 +10,8 @@ import re
 from calendar import timegm
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
+from typing import NamedTuple
 
 from pgstats.evidence import Links, Record
 
@@ -29,8 +29,7 @@ _UTC = ("UTC", "GMT", "UCT", "Z")
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d) ?(.*)")
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """A point in time as the clock of a zone shows it, in seconds since 1970 there."""
 
     seconds: float
@@ -66,8 +65,7 @@ def address(text: object) -> str:
     return str(mapped or found)
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """A connection as the side that took it shows it, to be found on the side that made it.
 
     ``pid`` is that of PostgreSQL's process; a pooler has none for a connection. ``name`` is the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from pgstats.catalogue.postgres.horizon import HORIZON, VAIN, WHY
@@ -41,7 +40,7 @@ def frames(poll: Poll, memory: Memory) -> list[Frame]:
         poll.target.frame(HORIZON, HORIZON.metrics, _ages(case)),
         poll.target.frame(WHY, WHY.metrics, _counts(case)),
         *(
-            replace(poll.target.frame(VAIN, VAIN.metrics, [(database, count)]), scope=(database,))
+            poll.target.frame(VAIN, VAIN.metrics, [(database, count)])._replace(scope=(database,))
             for database, count in vain.items()
         ),
     ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pgstats.evidence import Client, Links, Record
 from pgstats.why.console import (
@@ -48,8 +48,7 @@ _SUFFIX = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Trail:
+class Trail(NamedTuple):
     """Where a session comes from: its client, or the reason why it is not traceable.
 
     The reason is `DIRECT` where no pooler stands between: the session's own ``client_addr`` is the
@@ -135,8 +134,7 @@ class _LostError(Exception):
         self.again = again
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
+class _Made(NamedTuple):
     """A server connection of a pooler, and the proof that it leads where it is looked for."""
 
     console: Console
@@ -165,8 +163,7 @@ class _Made:
         return client
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
+class _Way(NamedTuple):
     """The poolers from a session on, nearest first, as far as they could be followed."""
 
     made: tuple[_Made, ...]
@@ -212,7 +209,7 @@ class _Poolers:
         try:
             return self._way(client_end(way.client), way.made) or way
         except _LostError as lost:
-            return replace(way, broken=str(lost), again=lost.again)
+            return way._replace(broken=str(lost), again=lost.again)
 
     def _maker(self, end: End) -> _Made | None:
         """The server connection at the other end of one, by the best proof that there is."""
@@ -258,7 +255,7 @@ class _Poolers:
         hosts = self._unasked.union(*(console.hosts() for console in self._consoles))
         if client.note or client.addr not in hosts - {UNIX}:
             return client
-        return replace(client, note=f"maybe another pooler: one runs on {client.addr}")
+        return client._replace(note=f"maybe another pooler: one runs on {client.addr}")
 
     def _without_console(self, session: Record, end: End) -> Trail:
         """Where a session comes from that no console shows."""
@@ -298,9 +295,8 @@ def _told(client: Client) -> Client:
         address(addr) if addr else UNIX, int(port) if port else None, int(pid) if pid else None
     )
     if (said.addr, said.port) == (client.addr, client.port):
-        return replace(client, application_name=name, pid=said.pid or client.pid)
-    return replace(
-        client,
+        return client._replace(application_name=name, pid=said.pid or client.pid)
+    return client._replace(
         addr=said.addr,
         port=said.port,
         pid=said.pid,

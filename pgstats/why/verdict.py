@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pgstats.evidence import INFO, SEVERITIES, Innocent, Limit, Sample
 from pgstats.model import Failure
@@ -14,8 +14,7 @@ from pgstats.why.holders import innocents
 CLEAR, HELD, UNKNOWN = "clear", "held", "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is to be said of one cluster: ``verdict`` is clear, held or unknown."""
 
     verdict: str
@@ -82,11 +81,11 @@ def _freed(found: Iterable[Found]) -> Iterator[Found]:
 
 def _alone(one: Found, rivals: Sequence[Found]) -> Found:
     if not rivals:
-        return replace(one, alone=one.rows)
+        return one._replace(alone=one.rows)
     age = one.holder.xid_age if one.holder else 0
     first = rivals[0].holder
     behind = first is not None and first.xid_age >= age
-    return replace(one, alone=0 if behind else None, next=first.name if first else "")
+    return one._replace(alone=0 if behind else None, next=first.name if first else "")
 
 
 def _limits(sample: Sample) -> Iterator[Limit]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from pgstats.evidence import CRITICAL, INFO, WARNING, Holder, Record, Remedy
@@ -107,9 +106,9 @@ def _waiting(cause: Cause, case: Case) -> Iterator[Found]:
         if row.get("wait_event_type") == "Lock":
             yield _blocked(one, case, row["pid"])
         elif row.get("wait_event") in _CLIENT:
-            yield replace(one, summary=_CLIENT[row["wait_event"]])
+            yield one._replace(summary=_CLIENT[row["wait_event"]])
         elif row.get("application_name") == "pg_dump" and one.severity != INFO:
-            yield replace(one, severity=WARNING)
+            yield one._replace(severity=WARNING)
         else:
             yield one
 
@@ -136,8 +135,7 @@ def _blocked(one: Found, case: Case, pid: int) -> Found:
     }
     blockers = [row.get("pid", row.get("gid")) for _, row in behind]
     remedy = _END_BLOCKER if kind == "pid" else _ROLLBACK
-    return replace(
-        one,
+    return one._replace(
         evidence={**one.evidence, "blockers": blockers},
         sessions=(*one.sessions, *((row,) if kind == "pid" else ())),
         values={**one.values, **cure},
@@ -157,7 +155,7 @@ def _building(cause: Cause, case: Case) -> Iterator[Found]:
         row = work.get(one.evidence["pid"], {})
         names = ("command", "phase", "relid", "blocks_done", "blocks_total", "tuples_done")
         shown = {name: row[name] for name in names if row.get(name) is not None}
-        yield replace(one, evidence={**one.evidence, **shown})
+        yield one._replace(evidence={**one.evidence, **shown})
 
 
 def _applying(cause: Cause, case: Case) -> Iterator[Found]:
@@ -166,12 +164,12 @@ def _applying(cause: Cause, case: Case) -> Iterator[Found]:
     for one in _held(cause, case):
         pid = one.evidence["pid"]
         name = workers.get(pid, {}).get("subname")
-        named = replace(one, evidence={**one.evidence, "subname": name} if name else one.evidence)
+        named = one._replace(evidence={**one.evidence, "subname": name} if name else one.evidence)
         behind = _blocked(named, case, pid)
         if behind is named:
             yield named
         else:
-            yield replace(behind, summary=_APPLY_WAITS, remedies=(behind.remedies[0], _DISABLE))
+            yield behind._replace(summary=_APPLY_WAITS, remedies=(behind.remedies[0], _DISABLE))
 
 
 _APPLY_WAITS = "the apply worker of subscription {subname} waits for a lock of {blocker}{lasting}"
@@ -184,7 +182,7 @@ def _unseen(cause: Cause, case: Case) -> Iterator[Found]:
     """Sessions whose state is hidden: by a missing right, or by their own setting."""
     for one in _held(cause, case):
         if one.evidence.get("state") == "disabled":
-            yield replace(one, remedies=(_TERMINATE, _TRACK))
+            yield one._replace(remedies=(_TERMINATE, _TRACK))
         else:
             yield one
 
@@ -197,7 +195,7 @@ def _fed_back(cause: Cause, case: Case) -> Iterator[Found]:
         row = walsenders.get(pid, {})
         names = ("application_name", "client_addr", "client_port", "state", "sync_state")
         shown = {name: row[name] for name in names if row.get(name) is not None}
-        yield _on_standby(replace(one, evidence={**one.evidence, **shown}), case)
+        yield _on_standby(one._replace(evidence={**one.evidence, **shown}), case)
 
 
 def _on_standby(one: Found, case: Case) -> Found:
@@ -210,8 +208,7 @@ def _on_standby(one: Found, case: Case) -> Found:
             kind = "slot" if "slot_name" in holder.row else "session"
             shown = {f"standby_{key}": value for key, value in evidence(holder).items()}
             cure = {"standby": name, **shown}
-            return replace(
-                one,
+            return one._replace(
                 root=f"{holder.name} of {name}",
                 evidence={**one.evidence, **shown},
                 values={**one.values, **cure},
@@ -246,7 +243,7 @@ def _inherited(cause: Cause, case: Case) -> Iterator[Found]:
         if owner is None or not heirs or (case.asked and database != case.database):
             continue
         kind = "gid" if "gid" in row else "pid"
-        here = replace(owner, cause=cause.id, database=database)
+        here = owner._replace(cause=cause.id, database=database)
         yield found(
             cause,
             case,
@@ -286,7 +283,7 @@ def _of_catalogs(cause: Cause, case: Case) -> Iterator[Found]:
     for one in _held(cause, case):
         idle = one.holder is not None and not one.holder.row.get("active")
         hidden = one.severity == INFO and idle and not case.asked
-        yield replace(one, severity=WARNING) if hidden else one
+        yield one._replace(severity=WARNING) if hidden else one
 
 
 def _deferred(cause: Cause, case: Case) -> Iterator[Found]:
@@ -314,8 +311,8 @@ def _shared(cause: Cause, case: Case) -> Iterator[Found]:
         return
     for holder in case.steady:
         if holder.database not in ("", case.database):
-            one = found(cause, case, replace(holder, cause=cause.id, database=""))
-            yield replace(one, severity=INFO, root=holder.database)
+            one = found(cause, case, holder._replace(cause=cause.id, database=""))
+            yield one._replace(severity=INFO, root=holder.database)
 
 
 def _cause(name: str, text: str, severities: str, **more: Any) -> Cause:

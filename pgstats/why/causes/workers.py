@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pgstats.evidence import Record, Sample
 from pgstats.why.heaps import Heap
@@ -11,8 +11,7 @@ from pgstats.why.heaps import Heap
 WORKER = "autovacuum worker"
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(NamedTuple):
     """A worker at a heap: its session, and how far it is ({} while it waits to begin)."""
 
     session: Record
