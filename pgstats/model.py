@@ -77,7 +77,8 @@ class Metric(NamedTuple):
     name: str
     help: str
     unit: str = ""
-    kind: str = "gauge"  # a level; total: counts up since a start or reset; count: since last time
+    # A level; total: counts up since a start or reset; count: since last time; timing: of one run.
+    kind: str = "gauge"
     column: str = ""
     sql: str = ""
     plus: Mapping[str, float] = {}

@@ -9,8 +9,9 @@ which most are, cost nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from pgstats.model import OTHER, SELF, Frame, Metric, Number, Query
@@ -32,7 +33,7 @@ _TYPES = {"count": "c", "timing": "ms"}
 # behind the value. No name, tag or number holds them.
 _MARKS = ("\0", "\\1", "\\2")
 
-_Key = tuple[object, ...]
+_Scope = tuple[str, str, str]
 _Texts = tuple[str, ...]
 
 
@@ -40,7 +41,8 @@ class Dialect(NamedTuple):
     """How a line is put together.
 
     ``tagged`` says whether labels are tags or components of the name. ``tags`` spells the tags
-    that stand in the name, ``trailer`` those behind the value.
+    that stand in the name, ``trailer`` those behind the value. ``longest`` are the characters of
+    a name that its receivers keep, where that is known.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Dialect(NamedTuple):
     tagged: bool
     tags: Callable[[Iterable[tuple[str, str]]], str] = lambda _: ""
     trailer: Callable[[Iterable[tuple[str, str]]], str] = lambda _: ""
+    longest: Mapping[str, int] = {}
 
 
 def _joined(tags: Iterable[tuple[str, str]], start: str, between: str, equals: str) -> str:
@@ -58,12 +61,18 @@ def _joined(tags: Iterable[tuple[str, str]], start: str, between: str, equals: s
 DIALECTS = {
     dialect.name: dialect
     for dialect in (
-        Dialect("plain", "labels are levels of the dotted name; every receiver", tagged=False),
+        Dialect(
+            "plain",
+            "labels are levels of the dotted name; every receiver",
+            tagged=False,
+            longest={"collectd": 127, "Datadog": 200},
+        ),
         Dialect(
             "dogstatsd",
             "name:value|g|#key:value; Datadog, Telegraf with its extension, statsd_exporter",
             tagged=True,
             trailer=lambda tags: _joined(tags, "|#", ",", ":"),
+            longest={"Datadog": 200},
         ),
         Dialect(
             "influx",
@@ -104,80 +113,74 @@ class Counts:
 
 
 class _Names:
-    """What the labels of a group's rows are called on the wire, remembered from poll to poll.
+    """What the values of a label are called on the wire, remembered from poll to poll.
 
-    No two rows are called the same. A clean name always keeps its name; of those that had to be
-    altered, all that read like another one carry a hash of what they really are.
+    No two are called the same. A clean name always keeps its name; of those that had to be
+    altered, all that read like another one carry a hash of what they really are. ``clash`` is the
+    first that had to.
     """
 
     def __init__(self, *, tag: bool) -> None:
+        self.clash: object = None
         self._tag = tag
-        self._names: dict[_Key, _Texts] = {}
-        self._holders: dict[_Texts, _Key | None] = {}  # None: several wanted it, none has it
+        self._names: dict[object, str] = {}
+        self._holders: dict[str, object] = {}  # None: several wanted it, none has it
+        self.of = self._names.__getitem__  # the name of what was learnt
 
-    def learn(self, keys: Sequence[_Key]) -> int:
-        """Name all rows of a poll; says how many of the new ones had to be altered."""
-        fresh = {key for key in keys if key not in self._names}
-        if fresh and len(self._names) > 2 * len(keys) + 1000:
+    def learn(self, raws: Collection[object]) -> list[object]:
+        """Name all values of a poll; says which are new."""
+        fresh = [raw for raw in raws if raw not in self._names]
+        if fresh and len(self._names) > 2 * len(raws) + 1000:
             self._names.clear()  # names that came and went must not pile up
             self._holders.clear()
-        for key in keys if fresh else ():
-            if key not in self._names:
-                self._add(key)
-        return sum(not _same(key, self._names[key]) for key in fresh)
+        for raw in raws if fresh else ():
+            if raw not in self._names:
+                self._add(raw)
+        return fresh
 
-    def of(self, key: _Key) -> _Texts:
-        """The name of a row that was learnt."""
-        return self._names[key]
-
-    def _add(self, key: _Key) -> None:
-        texts = tuple(map(self._fit, key))
-        fit = _same(key, texts)
-        holder = self._holders.get(texts)
-        free = texts not in self._holders
-        self._give(key, texts if fit or free else self._hashed(key))
-        if holder and not _same(holder, texts):
+    def _add(self, raw: object) -> None:
+        text = self._fit(raw)
+        fit, free, holder = _same(raw, text), text not in self._holders, self._holders.get(text)
+        self._give(raw, text if fit or free else self._apart(raw))
+        if holder is not None and not _same(holder, text):
             if not fit:
-                self._holders[texts] = None
-            self._give(holder, self._hashed(holder))
+                self._holders[text] = None
+            self._give(holder, self._apart(holder))
 
-    def _give(self, key: _Key, texts: _Texts) -> None:
-        self._names[key] = texts
-        self._holders[texts] = key
+    def _give(self, raw: object, text: str) -> None:
+        self._names[raw] = text
+        self._holders[text] = raw
 
     def _fit(self, raw: object) -> str:
         """The cleaned text; what is really called like the folded rest is not clean."""
         text = clean(raw, tag=self._tag)
         return _distinct(raw, text, 6) if text == _REST and raw is not OTHER else text
 
-    def _hashed(self, key: _Key) -> _Texts:
-        """A free name with a hash, of 6 digits or as many as it takes, in each altered part."""
-        for digits in range(6, 65):
-            texts = tuple(
-                text
-                if _same((raw,), (text,))
-                else _distinct(raw, clean(raw, tag=self._tag), digits)
-                for raw, text in zip(key, map(self._fit, key), strict=True)
-            )
-            if texts not in self._holders:
-                break
-        return texts
+    def _apart(self, raw: object) -> str:
+        """A free name with a hash, of 6 digits or as many as it takes."""
+        self.clash = raw if self.clash is None else self.clash
+        texts = (_distinct(raw, clean(raw, tag=self._tag), digits) for digits in range(6, 65))
+        return next(text for text in texts if text not in self._holders)
 
 
-def _same(key: _Key, texts: _Texts) -> bool:
+def _same(raw: object, text: str) -> bool:
     """Whether nothing had to be altered."""
-    return all(raw is OTHER or raw == text for raw, text in zip(key, texts, strict=True))
+    return raw is OTHER or raw == text
 
 
 @dataclass(slots=True)
 class Speller:
-    """Spells frames in one dialect under one prefix, with the tags added to every line."""
+    """Spells frames in one dialect under one prefix, with the tags added to every line.
+
+    ``notes`` is what somebody should know of the names, by what it is about: the first such case.
+    """
 
     dialect: Dialect
     prefix: str
     tags: Mapping[str, str] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
-    _names: dict[tuple[str, str, str], _Names] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    _names: dict[_Scope, _Names] = field(default_factory=dict)
 
     def spell(self, *frames: Frame) -> str:
         """All lines of the frames of a poll, each ended by a line feed.
@@ -187,22 +190,61 @@ class Speller:
         receivers would otherwise take for a change.
         """
         frames = tuple(frame for frame in frames if frame.metrics)
-        keys: dict[tuple[str, str, str], list[_Key]] = {}
-        for frame in frames:
-            width = len(frame.query.labels)
-            keys.setdefault(_group(frame), []).extend(row[:width] for row in frame.rows)
-        for group, rows in keys.items():
-            names = self._names.setdefault(group, _Names(tag=self.dialect.tagged))
-            self.counts.altered_names += names.learn(rows)
+        fresh = self._learn(frames)
+        for frame in frames if self._limits() else ():
+            if any(fresh.get(scope) for scope in _scopes(frame)) or not frame.query.labels:
+                self._measure(frame)
         return "".join(line for frame in frames for line in self._lines(frame))
+
+    def _learn(self, frames: Iterable[Frame]) -> dict[_Scope, list[object]]:
+        """Name the values of all labels; says which are new."""
+        seen: dict[_Scope, dict[object, None]] = {}
+        for frame in frames:
+            for scope, column in zip(_scopes(frame), zip(*frame.rows, strict=True), strict=False):
+                seen.setdefault(scope, {}).update(dict.fromkeys(column))
+        return {scope: self._named(scope, raws) for scope, raws in seen.items()}
+
+    def _named(self, scope: _Scope, raws: Collection[object]) -> list[object]:
+        names = self._names.setdefault(scope, _Names(tag=self.dialect.tagged))
+        fresh = names.learn(raws)
+        self.counts.altered_names += sum(not _same(raw, names.of(raw)) for raw in fresh)
+        if names.clash is not None:
+            text = (
+                f"{scope[2]} {str(names.clash)!r} would read like another: such names end in a hash"
+            )
+            self.notes.setdefault("clash", text)
+        return fresh
+
+    def _limits(self) -> Mapping[str, int]:
+        """How long names may be, for each receiver of which nothing was noted yet."""
+        longest = self.dialect.longest.items()
+        return {who: most for who, most in longest if who not in self.notes}
+
+    def _measure(self, frame: Frame) -> None:
+        """Note the first name that is longer than a receiver keeps."""
+        limits = self._limits()
+        path = self._around(frame)[0]
+        metric = max((metric.name for metric in frame.metrics), key=len)
+        for labels in self._texts(frame):
+            name = (path % labels if "%s" in path else path) + metric
+            for who, most in limits.items():
+                if len(name) > most:
+                    text = f"{who} keeps {most} characters of a name; {name} has {len(name)}"
+                    self.notes.setdefault(who, text)
+
+    def _texts(self, frame: Frame) -> Iterable[_Texts]:
+        """What the labels of each row are called."""
+        if not frame.query.labels:
+            return repeat((), len(frame.rows))
+        columns = zip(_scopes(frame), zip(*frame.rows, strict=True), strict=False)
+        return zip(*(map(self._names[scope].of, column) for scope, column in columns), strict=True)
 
     def _lines(self, frame: Frame) -> Iterable[str]:
         """The text of each row."""
-        width = len(frame.query.labels)
         lines, varying = self._compiled(frame)
         template = "".join(lines)
-        names = self._names[_group(frame)]
-        for row, numbers in zip(frame.rows, self._numbers(frame, lines), strict=True):
+        numbered = self._numbers(frame, lines)
+        for labels, numbers in zip(self._texts(frame), numbered, strict=True):
             if None in numbers:
                 text = "".join(
                     line % number
@@ -211,15 +253,23 @@ class Speller:
                 )
             else:
                 text = template % numbers
-            labels = names.of(row[:width])
             for mark, part in varying:
                 text = text.replace(mark, part % labels)
             yield text
 
     def _compiled(self, frame: Frame) -> tuple[list[str], list[tuple[str, str]]]:
         """A template for each metric's line, and what to put in place of each mark in them."""
+        parts = list(zip(_MARKS, self._around(frame), strict=True))
+        path, inside, behind = (mark if "%s" in part else part for mark, part in parts)
+        lines = [
+            f"{path}{metric.name}{inside}:%s|{_kind(metric)}{behind}\n" for metric in frame.metrics
+        ]
+        return lines, [(mark, part) for mark, part in parts if "%s" in part]
+
+    def _around(self, frame: Frame) -> tuple[str, str, str]:
+        """What stands around its metrics' names and values, ``%s`` for each label."""
         tags = {**self.tags, **frame.tags}
-        around = _around(
+        return _around(
             self.dialect,
             self.prefix,
             frame.query,
@@ -227,12 +277,6 @@ class Speller:
             ["%s"] * len(frame.query.labels),
             sorted((key, clean(tag, tag=True)) for key, tag in tags.items()),
         )
-        parts = list(zip(_MARKS, around, strict=True))
-        path, inside, behind = (mark if "%s" in part else part for mark, part in parts)
-        lines = [
-            f"{path}{metric.name}{inside}:%s|{_kind(metric)}{behind}\n" for metric in frame.metrics
-        ]
-        return lines, [(mark, part) for mark, part in parts if "%s" in part]
 
     def _target(self, frame: Frame) -> str:
         """Whom the frame is about; without tags, its own are part of the name: front-1."""
@@ -317,6 +361,9 @@ def _kind(metric: Metric) -> str:
     return _TYPES.get(metric.kind, "g")
 
 
-def _group(frame: Frame) -> tuple[str, str, str]:
-    """Whose rows must not be confused with each other."""
-    return frame.query.family, frame.query.group, frame.target
+def _scopes(frame: Frame) -> list[_Scope]:
+    """Where the values of each of its labels must not be confused with each other.
+
+    Not in the group alone: who reads of a database here and there reads of the same one.
+    """
+    return [(frame.query.family, frame.target, label) for label in frame.query.labels]

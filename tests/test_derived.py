@@ -539,7 +539,7 @@ def test_rates_are_those_of_the_time_of_the_poll(tmp_path: Path) -> None:
     path = tmp_path / "pgstats.toml"
     path.write_text('[[pgbouncer]]\nname = "front"\ndsn = "host=here"\n')
     config, state, paper = load(str(path), {}, {}, parse_dsn), State(), Paper()
-    cycle = Cycle(config, state, paper)
+    cycle = Cycle(config, state, pytest.fail, paper)
     for at, count in ((1000.0, 10), (1010.0, 30)):
         poll = stats(count, 0)
         poll.at = at

@@ -16,12 +16,13 @@ Everything that pgstats can ship, by group. This page is generated from the cata
 `pgstats metrics` prints; `pgstats metrics --dialect NAME` spells the names for another dialect.
 
 *Kind*: a `gauge` is a level; a `total` is a gauge that counts up since the server's start or
-reset; a `count` is a statsd counter, what was added since the last poll. Without a *unit* it is a
-plain count, 1 for yes and 0 for no, or what the meaning says. *Since* and *until* are versions of
-the server; without one it is there in all of them (PgBouncer from 1.8, PostgreSQL from 13 on).
-*Source* is the server's own column, or what the number is computed from; without one pgstats counts
-or finds it out by itself, as the meaning says. What is unknown is not sent. `pgstats metrics` has
-the sources that are cut here.
+reset; a `count` is a statsd counter, what was added since the last poll; a `timing` is a statsd
+timer, of which receivers make means and percentiles. Without a *unit* it is a plain count, 1 for
+yes and 0 for no, or what the meaning says. *Since* and *until* are versions of the server; without
+one it is there in all of them (PgBouncer from 1.8, PostgreSQL from 13 on). *Source* is the server's
+own column, or what the number is computed from; without one pgstats counts or finds it out by
+itself, as the meaning says. What is unknown is not sent. `pgstats metrics` has the sources that are
+cut here.
 """
 
 

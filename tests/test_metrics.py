@@ -20,8 +20,10 @@ def test_each_metric_is_named_as_promised(metric: Metric) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", metric.name)
     assert metric.help[0].isupper() or metric.help[0].isdigit()
     assert not metric.help.endswith(".")
-    assert metric.kind in ("gauge", "total", "count")
-    if metric.unit:
+    assert metric.kind in ("gauge", "total", "count", "timing")
+    if metric.kind == "timing":
+        assert metric.unit == "ms"  # of any timing of statsd
+    elif metric.unit:
         assert metric.name == metric.unit or metric.name.endswith(f"_{metric.unit}")
 
 

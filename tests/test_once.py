@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -297,6 +299,65 @@ def test_json_shows_the_same_poll(cluster: Cluster, bouncer: Bouncer) -> None:
     assert {(t["family"], t["up"]) for t in found} == {("pgbouncer", 1), ("postgres", 1)}
     groups = {frame["group"] for t in found for frame in t["frames"]}
     assert {"stats", "pools", "lists", "databases", "config", "server", "tables"} <= groups
+
+
+@pytest.mark.parametrize("size", [200, 1400])
+def test_a_dry_run_shows_the_packets(size: int, tmp_path: Path, cluster: Cluster) -> None:
+    file = config(tmp_path, target("postgres", "main", cluster.dsn()))
+    Path(file).write_text(
+        Path(file).read_text().replace("[statsd]", f"[statsd]\nmax_packet={size}")
+    )
+    arguments = ("once", "--config", file, "--no-state", "--dry-run", "--verbose")
+    done = pgstats(*arguments, "--packets")
+    heads = re.findall(r"^# packet (\d+): (\d+) lines, (\d+) bytes$", done.stdout, re.MULTILINE)
+    packets = [
+        text.rstrip("\n") for text in re.split(r"^# .*\n", done.stdout, flags=re.MULTILINE)[1:]
+    ]
+    found = [(n, text.count("\n") + 1, len(text)) for n, text in enumerate(packets, 1)]
+    assert [tuple(map(int, head)) for head in heads] == found
+    assert max(len(text) for text in packets) <= size
+    # As few as can be: the account of the shipping, which is the last one, goes by itself.
+    account = next(n for n, text in enumerate(packets) if text.startswith("pgstats.self.ship."))
+    for poll in (packets[:account], packets[account:]):
+        for text, after in pairwise(poll):
+            assert len(text) + len("\n") + len(after.split("\n")[0]) > size
+    plain = pgstats(*arguments)
+    assert "#" not in plain.stdout
+    assert gauges(plain.stdout).keys() == gauges("\n".join(packets)).keys()
+
+
+def test_packets_are_those_of_a_dry_run() -> None:
+    done = pgstats("once", "--packets", "--postgres", "host=/nowhere user=me")
+    assert done.returncode == 2
+    assert "--packets goes with --dry-run" in done.stderr
+
+
+def test_odd_names_are_told_once_for_all_runs(
+    tmp_path: Path, cluster: Cluster, node_statsd: NodeStatsd
+) -> None:
+    """Cron sends a mail for each line."""
+    odd = ("odd name", "odd.name")
+    cluster.psql(f"""CREATE DATABASE "{odd[0]}"; CREATE DATABASE "{odd[1]}";""")
+    try:
+        cluster.psql(f'CREATE TABLE "{"x" * 63}" ()', odd[0])
+        again = (
+            "once", "--state", f"{tmp_path}/state", "--statsd", node_statsd.udp,
+            *("--prefix", "longer_than_most", "--postgres", cluster.dsn()),
+        )  # fmt: skip
+        first, second = pgstats(*again), pgstats(*again)
+        told = first.stderr.splitlines()
+        assert (first.returncode, second.returncode, second.stderr) == (0, 0, "")
+        assert len(told) == 2, told
+        assert re.search(r"database 'odd.name' would read like another: .* \(told once\)$", told[0])
+        assert re.search(r"collectd keeps 127 characters of a name; .* \(told once\)$", told[1])
+        found = {
+            name.split(".")[4] for name in node_statsd.gauges() if ".database.odd_name" in name
+        }
+        assert len(found) == 2
+        assert all(re.fullmatch("odd_name_[0-9a-f]{6}", name) for name in found)
+    finally:
+        for name in odd:
+            cluster.psql(f'DROP DATABASE "{name}"')
 
 
 def test_configuration_errors_are_78_and_nothing_is_done(tmp_path: Path) -> None:

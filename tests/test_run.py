@@ -14,7 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from pgstats.scratch import Bouncer, Cluster, free_port
+from pgstats.sink import Sink
+from pgstats.spell import DIALECTS
 from tests.console import console
 from tests.node_statsd import NodeStatsd
 from tests.program import pgstats
@@ -122,6 +126,49 @@ def test_reload_takes_a_good_file_and_refuses_a_bad_one(
         assert wait_for(lambda: "nonsense" in (tmp_path / "log").read_text())
         node_statsd.forget()
         assert wait_for(lambda: "pgstats.pgbouncer.two.up" in node_statsd.gauges())
+
+
+def test_jobs_are_measured(tmp_path: Path, bouncer: Bouncer, node_statsd: NodeStatsd) -> None:
+    dsn = bouncer.dsn("pgbouncer", "stats")
+    gone = f"host=127.0.0.1 port={free_port()} user=me"
+    targets = ("pgbouncer", "measured", dsn), ("postgres", "unmeasured", gone)
+    file = config(tmp_path, node_statsd.tcp, *targets, interval="300ms")
+
+    def runs(target: str, what: str) -> float:
+        return node_statsd.counters().get(f"pgstats.self.job.{target}.{what}", 0)
+
+    outcomes = (("measured", "succeeded", "failed"), ("unmeasured", "failed", "succeeded"))
+    with running(tmp_path, file) as daemon:
+        for wanted in (3, 6):
+            for target, outcome, _ in outcomes:
+                assert wait_for(lambda t=target, o=outcome, n=wanted: runs(t, o) >= n)  # type: ignore[misc]
+            reload(daemon, tmp_path / "log")
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(5) == 0
+    for target, outcome, other in outcomes:
+        assert wait_for(lambda t=target, o=outcome: runs(t, "started") == runs(t, o))  # type: ignore[misc]
+        assert runs(target, other) == 0
+        times = node_statsd.timers()[f"pgstats.self.job.{target}.duration"]
+        assert len(times) == runs(target, outcome)
+        assert min(times) > 0
+
+
+@pytest.mark.parametrize("dialect", [name for name in DIALECTS if name != "plain"])
+def test_jobs_are_measured_in_the_dialect_of_the_polls(
+    dialect: str, tmp_path: Path, bouncer: Bouncer
+) -> None:
+    dsn = bouncer.dsn("pgbouncer", "stats")
+    with Sink().start() as sink:
+        file = config(tmp_path, sink.url, ("pgbouncer", "front", dsn), interval="300ms")
+        with Path(file).open("a") as more:
+            more.write('\ntags = { env = "test" }\n')
+        wanted = {
+            (f"ours.self.job.{name}", (("env", "test"), ("target", "front")))
+            for name in ("started", "succeeded", "duration")
+        }
+        with running(tmp_path, file, "--dialect", dialect, "--prefix", "ours"):
+            assert sink.wait(lambda: wanted <= sink.values.keys(), 20), sink.values
+        assert sink.bad_lines == 0
 
 
 def reload(daemon: subprocess.Popen[bytes], log: Path) -> None:

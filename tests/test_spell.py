@@ -378,6 +378,53 @@ def test_groups_and_targets_do_not_disturb_each_other() -> None:
     assert [name.split(".")[4] for name in names(ours.spell(one, two))] == ["a_b", "a_b"]
 
 
+def test_a_name_is_the_same_in_every_group() -> None:
+    """Or else what is said of one database would be read as said of another."""
+    stats = Query("postgres", "database", (Metric("size", "Size"),), labels={"database": ""})
+    sizes = Frame(stats, stats.metrics, [("a b", 1), ("a_b", 2)], "main")
+    heaps = tables(("a b", "s", "only here", 1, None), ("a b", "s", "only.there", 1, None))
+    found = [name.split(".")[4:-1] for name in names(speller().spell(heaps, sizes))]
+    assert found == [
+        [hashed("a_b"), "s", "only_here"], [hashed("a_b"), "s", "only_there"],
+        [hashed("a_b")], ["a_b"],
+    ]  # fmt: skip
+
+
+def test_names_that_read_alike_are_noted_with_the_first() -> None:
+    ours = speller()
+    of(ours, "a b", "_other", "a:c")
+    assert ours.notes == {}
+    of(ours, "a b", "_other", "a:c", "a.b", "a.c")
+    note = "table 'a.b' would read like another: such names end in a hash"
+    assert ours.notes == {"clash": note}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_names_that_a_receiver_cuts_are_noted_once_for_each(dialect: str) -> None:
+    ours = speller(dialect)
+    row = ["db", "s", "", 1, None]
+    start = len(speller().spell(tables(tuple(row)))) - len("none.n_dead_tup:1|g\n")
+    room = 127 - start - len(".age_seconds")
+    cut = {}
+    for room_, who, most in ((room, "collectd", 127), (room + 73, "Datadog", 200)):
+        for more in (0, 1, 2):
+            long = "x" * (room_ // 2 + more)
+            row[1:3] = "y" * (room_ - room_ // 2 + len("s")), long
+            if dialect == "plain" and more == 1:
+                cut[who] = f"{who} keeps {most} characters of a name; "
+            ours.spell(tables(tuple(row)))
+            assert {who: note[: len(cut[who])] for who, note in ours.notes.items()} == cut
+            if more == 1 and cut:
+                assert f"{row[1]}.{long}.age_seconds has {most + 1}" in ours.notes[who]
+
+
+def test_long_names_without_labels_are_noted_too() -> None:
+    long = Speller(DIALECTS["dogstatsd"], f"p{'x' * 200}", {})
+    frame = Frame(GROWTH, GROWTH.metrics, [(1,)], "front")
+    long.spell(frame)
+    assert long.notes["Datadog"].endswith(".pgbouncer.stats.queries has 225")
+
+
 def test_altered_names_are_counted_once() -> None:
     ours = speller()
     for _ in range(3):
@@ -389,7 +436,7 @@ def test_names_that_came_and_went_do_not_pile_up() -> None:
     ours = speller()
     for poll in range(30):
         of(ours, *(f"t {poll} {at}" for at in range(200)), "a b", "a.b")
-    (memory,) = ours._names.values()
+    memory = ours._names["postgres", "main", "table"]
     assert len(memory._names) < 2500
     assert len(memory._holders) < 2500
     assert of(ours, "a b", "a.b") == [hashed("a_b"), hashed("a_b")]

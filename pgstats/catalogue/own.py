@@ -58,6 +58,18 @@ POLL = Query(
     ),
 )
 
+JOB = Query(
+    SELF,
+    "job",
+    labels={"target": ""},
+    metrics=(
+        Metric("started", "Runs of `pgstats run` that began", kind="count"),
+        Metric("succeeded", "Runs in which every question was answered", kind="count"),
+        Metric("failed", "Runs in which something failed", kind="count"),
+        Metric("duration", "Time from asking to the end of shipping", kind="timing", unit="ms"),
+    ),
+)
+
 SHIP = Query(
     SELF,
     "ship",
@@ -88,4 +100,4 @@ SHIP = Query(
     ),
 )
 
-QUERIES = (*UP.values(), *DOWN.values(), POLL, SHIP)
+QUERIES = (*UP.values(), *DOWN.values(), POLL, JOB, SHIP)

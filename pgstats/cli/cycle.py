@@ -49,6 +49,7 @@ class _Tally:
 
     spelled: Counts = field(default_factory=Counts)
     retired: int = 0  # series
+    told: set[str] = field(default_factory=set)  # what somebody was warned of
     counts: list[Mapping[str, float]] = field(default_factory=list)  # of each wire that was used
     drops: list[Mapping[str, int]] = field(default_factory=list)
     # The time of day at the start: with a clock that nobody sets added it is the time of a poll.
@@ -62,13 +63,22 @@ class _Tally:
 
 
 class Cycle:
-    """Spells the polls of a configuration and ships them over one wire."""
+    """Spells the polls of a configuration and ships them over one wire.
+
+    ``warn`` is told once what somebody should know of the names on the wire.
+    """
 
     def __init__(
-        self, config: Config, state: State, to: Wire | None = None, tally: _Tally | None = None
+        self,
+        config: Config,
+        state: State,
+        warn: Callable[[str], None],
+        to: Wire | None = None,
+        tally: _Tally | None = None,
     ) -> None:
         self._config = config
         self._state = state
+        self._warn = warn
         self._spellers: dict[tuple[str, str], Speller] = {}
         self.fault = ""  # what was wrong with the last shipment
         statsd = config.statsd
@@ -83,7 +93,8 @@ class Cycle:
             (one.statsd.url, one.statsd.rate, one.statsd.max_packet)
             for one in (self._config, config)
         )
-        return Cycle(config, self._state, self.wire if old == new else None, self._tally)
+        to = self.wire if old == new else None
+        return Cycle(config, self._state, self._warn, to, self._tally)
 
     def text(self, target: Target | None, frames: Iterable[Frame]) -> str:
         """The lines of frames, with the tags of their target."""
@@ -105,13 +116,15 @@ class Cycle:
             found = [self._shaped(poll, skipped_runs) for poll in polls]
             found += _bounded(polls[0], lambda: self._lost(polls), list[_Shaped]())
         text = "".join(self._spelled(one, skipped_runs) for one in found)
+        for one in found:
+            if one.frames:
+                self._note(one.target)
         until = time.monotonic() + seconds
-        taken = self.wire.ship(text, _MOST * seconds)
-        fault = self.wire.fault
-        self._account_for(found, taken=taken)
-        told = self.wire.ship(self.account(), until - time.monotonic())
-        self.fault = fault or self.wire.fault
-        return told and taken
+        fault = self.wire.hand_over(text, _MOST * seconds)
+        self._account_for(found, taken=not fault)
+        later = self.wire.hand_over(self.account(), until - time.monotonic())
+        self.fault = fault or later
+        return not self.fault
 
     def _commit(self, poll: Poll) -> None:
         """Keep what a PgBouncer may open for the polls of the clusters it leads to."""
@@ -150,6 +163,18 @@ class Cycle:
         if lines or not one.frames:
             return lines
         return self.text(one.target, shape.frames(replace(one.poll, frames=[]), skipped_runs))
+
+    def _note(self, target: Target) -> None:
+        """Tell what is odd about a target's names: once, for one-shot runs and all targets too."""
+        with self._state.lock:
+            told = self._state.of(target).setdefault("told", [])
+            notes = self._spellers[target.family, target.name].notes
+            fresh = {what: text for what, text in notes.items() if what not in told}
+            told += fresh
+        for what, text in fresh.items():
+            if what not in self._tally.told:
+                self._tally.told.add(what)
+                self._warn(f"{target.name}: {text} (told once)")
 
     def _account_for(self, found: Iterable[_Shaped], *, taken: bool) -> None:
         """Count the last values, or have them sent again if they may not have arrived."""

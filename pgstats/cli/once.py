@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @with_targets
 @with_state
 @option("--dry-run", is_flag=True, help="Print the lines that would be shipped; ship nothing.")
+@option("--packets", is_flag=True, help="With --dry-run: show where each packet begins.")
 @option(
     "--sample",
     type=click.IntRange(2, 1000),
@@ -43,11 +45,19 @@ if TYPE_CHECKING:
 @option("--every", type=SECONDS, default="200ms", help="Time between two samples [200ms].")
 @option("--json", "as_json", is_flag=True, help="Print the poll as JSON; ship nothing.")
 def command(
-    *, dry_run: bool, as_json: bool, sample: int | None, every: float, **options: Any
+    *,
+    dry_run: bool,
+    packets: bool,
+    as_json: bool,
+    sample: int | None,
+    every: float,
+    **options: Any,
 ) -> int:
     """Polls every target once, ships, and exits: for cron and systemd timers."""
     if dry_run and as_json:
         dry_run, as_json = _stronger("dry_run", "as_json")
+    if packets and not dry_run:
+        raise click.UsageError("--packets goes with --dry-run")
     config = configured(options)
     log = log_of(options)
     with ExitStack() as stack:
@@ -56,7 +66,7 @@ def command(
         polls = _poll(config, sample or 0, every)
         if state:
             return _ship(config, state, polls, log)
-        return _show(polls, log) if as_json else _spell(config, polls, log)
+        return _show(polls, log) if as_json else _spell(config, polls, log, packets=packets)
 
 
 def _stronger(*names: str) -> Sequence[bool]:
@@ -84,7 +94,7 @@ def _show(polls: Sequence[Poll], log: Log) -> int:
     return _code(polls)
 
 
-def _spell(config: Config, polls: Sequence[Poll], log: Log) -> int:
+def _spell(config: Config, polls: Sequence[Poll], log: Log, *, packets: bool) -> int:
     """Print what would be shipped, which depends on what was before; nothing is changed."""
     from pgstats.cli.cycle import Cycle  # noqa: PLC0415
     from pgstats.ship import Paper  # noqa: PLC0415
@@ -94,9 +104,12 @@ def _spell(config: Config, polls: Sequence[Poll], log: Log) -> int:
     if state.fault:
         log.tell(DEBUG, state.fault)
     paper = Paper(config.statsd.max_packet)
-    Cycle(config, state, paper).ship(polls, seconds=60)
+    Cycle(config, state, partial(log.tell, WARNING), paper).ship(polls, seconds=60)
     _tell(polls, log)
-    for packet in paper.packets:
+    for number, packet in enumerate(paper.packets, 1):
+        if packets:
+            lines = packet.count(b"\n") + 1
+            sys.stdout.write(f"# packet {number}: {lines} lines, {len(packet)} bytes\n")
         sys.stdout.write(packet.decode() + "\n")
     return _code(polls)
 
@@ -104,7 +117,7 @@ def _spell(config: Config, polls: Sequence[Poll], log: Log) -> int:
 def _ship(config: Config, state: State, polls: Sequence[Poll], log: Log) -> int:
     from pgstats.cli.cycle import Cycle  # noqa: PLC0415
 
-    cycle = Cycle(config, state)
+    cycle = Cycle(config, state, partial(log.tell, WARNING))
     taken = cycle.ship(polls, seconds=60)
     _tell(polls, log)
     _save(state, log)

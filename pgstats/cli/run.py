@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from pgstats.cli.cycle import Cycle
     from pgstats.config import Config
     from pgstats.daemon import Job, Standing
+    from pgstats.instrumenting import Courier
     from pgstats.log import Log
     from pgstats.model import Failure, Target
     from pgstats.state import State
 
 SAVE_EVERY = 60.0  # seconds; a kill loses no more of what was remembered
+LAST_CHANCE = 0.3  # seconds at the end for what is still to be told of the jobs
 
 
 @click.command("run", short_help="Polls on a schedule until a signal ends it.")
@@ -42,35 +45,66 @@ def command(**options: Any) -> int:
     with ExitStack() as stack:
         state = held(config.state, stack, log)
         log.tell(INFO, f"polling {len(config.targets)} targets, shipping to {config.statsd.url}")
-        cycle = Cycle(config, state)
+        cycle = Cycle(config, state, partial(log.tell, WARNING))
+        courier = _courier(config, cycle)
         started = time.monotonic()
 
         def reload() -> Sequence[Job]:
-            nonlocal config, cycle
+            nonlocal config, cycle, courier
             config = configured(options)
             cycle = cycle.renewed(config)
-            return jobs(config, cycle, state, log)
+            courier = _courier(config, cycle)
+            return jobs(config, cycle, courier, state, log)
 
         code = serve(
-            jobs(config, cycle, state, log),
+            jobs(config, cycle, courier, state, log),
             reload=reload,
             tell=log.tell,
             environ=os.environ,
             show=lambda standings: _document(standings, cycle, started),
         )
+        courier.flush(LAST_CHANCE)
         _save(state, log)
         return code
 
 
-def jobs(config: Config, cycle: Cycle, state: State, log: Log) -> Sequence[Job]:
+def _courier(config: Config, cycle: Cycle) -> Courier:
+    """Ships what becomes of the jobs, over the wire of the polls, and holds none of them up."""
+    from pgstats.instrumenting import Courier  # noqa: PLC0415
+
+    return Courier(lambda: cycle.wire, seconds=min(t.interval for t in config.targets) / 2)
+
+
+def jobs(config: Config, cycle: Cycle, courier: Courier, state: State, log: Log) -> Sequence[Job]:
     """One job per target; all ship over one wire and share what is remembered."""
-    return [_job(target, cycle, state, log) for target in config.targets]
+    return [_job(target, cycle, courier, state, log) for target in config.targets]
 
 
-def _job(target: Target, cycle: Cycle, state: State, log: Log) -> Job:
+class _Teller:
+    """Ships what becomes of the runs of a target's job, under `self.job`."""
+
+    def __init__(self, target: Target, cycle: Cycle, courier: Courier) -> None:
+        self._target, self._cycle, self._courier = target, cycle, courier
+
+    def started(self) -> None:
+        """A run begins."""
+        self._tell({"started": 1})
+
+    def ended(self, seconds: float, *, failed: bool) -> None:
+        """A run is over."""
+        self._tell({"failed" if failed else "succeeded": 1, "duration": round(1000 * seconds, 3)})
+
+    def _tell(self, numbers: Mapping[str, float]) -> None:
+        from pgstats.shape import job  # noqa: PLC0415
+
+        self._courier.post(self._cycle.text(self._target, [job(self._target, numbers)]))
+
+
+def _job(target: Target, cycle: Cycle, courier: Courier, state: State, log: Log) -> Job:
     from pgstats.ask import asker  # noqa: PLC0415
     from pgstats.cli.cycle import polled, problems  # noqa: PLC0415
     from pgstats.daemon import Done, Job  # noqa: PLC0415
+    from pgstats.instrumenting import wrapped  # noqa: PLC0415
 
     one = asker(target)
     traced: set[str] = set()
@@ -90,7 +124,8 @@ def _job(target: Target, cycle: Cycle, state: State, log: Log) -> Job:
         _save(state, log, target.interval / 2 if target.counters == "count" else SAVE_EVERY)
         return Done(ok=not failures, seconds=poll.seconds, error=printable(_line(failures)))
 
-    return Job(target.name, target.interval, work, one.close, target.timeout)
+    measured = wrapped(work, _Teller(target, cycle, courier), lambda done: not done.ok)
+    return Job(target.name, target.interval, measured, one.close, target.timeout)
 
 
 def _document(standings: Sequence[Standing], cycle: Cycle, started: float) -> str:

@@ -19,7 +19,8 @@ class Courier:
 
     Those that are ``urgent`` are sent right away where that makes nobody wait (by UDP to an address
     that need not be looked up), so that a process which ends the next moment has sent them. All
-    others are sent by a thread, as long as there are any. ``tell`` is told the first fault.
+    others are sent by a thread, as long as there are any, which gives a shipment so many
+    ``seconds``. ``tell`` is told the first fault.
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class Courier:
         tell: Callable[[str], None] | None = None,
         *,
         urgent: bool = False,
+        seconds: float = 2.0,
     ) -> None:
-        self._make, self._tell, self._urgent = make, tell, urgent
+        self._make, self._tell, self._urgent, self._seconds = make, tell, urgent, seconds
         self._wire = make()
         self.renew()
 
@@ -50,6 +52,7 @@ class Courier:
             return
         with self._lock:
             if len(self._waiting) == MOST:
+                self._wire.ship(lines, 0)  # counts them as lost
                 self._fault(f"{MOST} shipments wait already")
                 return
             self._waiting.append(lines)
@@ -67,6 +70,7 @@ class Courier:
         try:
             thread.start()
         except RuntimeError as error:  # no more threads, or Python is about to end
+            self._wire.ship("".join(self._waiting), 0)
             self._waiting.clear()
             self._fault(str(error))
         else:
@@ -74,7 +78,7 @@ class Courier:
 
     def _work(self) -> None:
         while lines := self._taken():
-            self._ship(lines, 2.0)
+            self._ship(lines, self._seconds)
 
     def _taken(self) -> str:
         """All that waits; if nothing does, this thread is done."""

@@ -3,7 +3,7 @@
 from pgstats.shape.derived import derived
 from pgstats.shape.group import spread
 from pgstats.shape.overcommit import commit, overcommit
-from pgstats.shape.own import frames, shipping
+from pgstats.shape.own import frames, job, shipping
 from pgstats.shape.retired import ended, restore, retired
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "derived",
     "ended",
     "frames",
+    "job",
     "overcommit",
     "restore",
     "retired",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pgstats.catalogue.own import DOWN, POLL, SHIP, UP
-from pgstats.model import REASONS, Frame, Poll
+from pgstats.catalogue.own import DOWN, JOB, POLL, SHIP, UP
+from pgstats.model import REASONS, Frame, Poll, Target
 
 
 def frames(poll: Poll, skipped_runs: int = 0) -> list[Frame]:
@@ -43,3 +43,9 @@ def shipping(numbers: Mapping[str, float]) -> Frame:
     """What became of the lines so far, as far as that is known."""
     metrics = tuple(metric for metric in SHIP.metrics if metric.name in numbers)
     return Frame(SHIP, metrics, [tuple(numbers[metric.name] for metric in metrics)])
+
+
+def job(target: Target, numbers: Mapping[str, float]) -> Frame:
+    """What became of a run of the daemon's job for a target."""
+    metrics = tuple(metric for metric in JOB.metrics if metric.name in numbers)
+    return Frame(JOB, metrics, [(target.title, *(numbers[metric.name] for metric in metrics))])

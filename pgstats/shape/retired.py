@@ -141,7 +141,7 @@ def _sent(frame: Frame) -> Iterable[tuple[Row, Names]]:
     """The labels of each row, and the names of the gauges that it sends: unknown ones are not."""
     width = len(frame.query.labels)
     numbered = enumerate(frame.metrics, width)
-    gauges = [(at, metric.name) for at, metric in numbered if metric.kind != "count"]
+    gauges = [(at, metric.name) for at, metric in numbered if metric.kind in ("gauge", "total")]
     every = tuple(name for _, name in gauges)
     some: dict[Row, Names] = {}
     for row in frame.rows:

@@ -81,23 +81,28 @@ class Wire(StatsClientBase):  # type: ignore[misc]
 
     def ship(self, text: str, seconds: float = PATIENCE) -> bool:
         """Send lines, for at most so many seconds; says whether the wire took them all."""
+        return not self.hand_over(text, seconds)
+
+    def hand_over(self, text: str, seconds: float) -> str:
+        """The same; says what went wrong, "" if nothing did."""
         start = time.monotonic()
         packets = cut(text.encode(errors="replace"), self.max_packet)
         if not self._sending.acquire(timeout=max(0.0, seconds)):
             return self._drop(packets)
         try:
-            self.fault = self._offer(packets, start + seconds)
-            return not self.fault
+            self.fault = fault = self._offer(packets, start + seconds)
         finally:
             self._sending.release()
+        return fault
 
-    def _drop(self, packets: Iterator[bytes]) -> bool:
+    def _drop(self, packets: Iterator[bytes]) -> str:
         """Count packets as lost: the time was up before another's shipment was through."""
         late = TimeUp("took too long")
         for packet in packets:
             self._count(packet, late)
-        self.fault = self.fault or said(late)  # what is wrong with the receiver says more
-        return False
+        fault = self.fault or said(late)  # what is wrong with the receiver says more
+        self.fault = fault
+        return fault
 
     def probe(self) -> str:
         """What is wrong with the receiver, "" if nothing shows; sends it blank lines."""
