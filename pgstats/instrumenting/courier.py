@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from pgstats.ship import Wire
 
 MOST = 1000  # posts that wait for the wire, then new ones are dropped
-PROMPT = 0.01  # seconds that handing over a datagram may take
 
 
 class Courier:
@@ -44,11 +43,15 @@ class Courier:
         self._thread: threading.Thread | None = None
         # A signal's handler may post while the thread that it interrupts does.
         self._lock = threading.RLock()
+        self._turn = threading.Lock()
 
     def post(self, lines: str) -> None:
         """Have whole lines sent."""
-        if self._urgent and not self._thread and self._wire.prompt():
-            self._ship(lines, PROMPT)
+        if self._urgent and not self._thread and self._wire.prompt() and self._turn.acquire(False):
+            try:
+                self._ship(lines)
+            finally:
+                self._turn.release()
             return
         with self._lock:
             if len(self._waiting) == MOST:
@@ -78,7 +81,7 @@ class Courier:
 
     def _work(self) -> None:
         while lines := self._taken():
-            self._ship(lines, self._seconds)
+            self._ship(lines)
 
     def _taken(self) -> str:
         """All that waits; if nothing does, this thread is done."""
@@ -89,9 +92,9 @@ class Courier:
                 self._thread = None
         return lines
 
-    def _ship(self, lines: str, seconds: float) -> None:
-        if not self._wire.ship(lines, seconds):
-            self._fault(self._wire.fault)
+    def _ship(self, lines: str) -> None:
+        if fault := self._wire.hand_over(lines, self._seconds):
+            self._fault(fault)
 
     def _fault(self, text: str) -> None:
         """Told once: whoever measures jobs does not want to read of the receiver all day."""
