@@ -531,6 +531,30 @@ def test_tasks_of_celery(pool: str, statsd: NodeStatsd, tmp_path: Path) -> None:
         assert new == (*runs, runs[1] + runs[2]), name
 
 
+def test_what_the_readme_shows(statsd: NodeStatsd, tmp_path: Path) -> None:
+    """In a module of its own, without a broker."""
+    readme = Path(__file__).parents[1] / "README.md"
+    (text,) = re.findall(r"^```python\n(.*?)^```$", readme.read_text(), re.DOTALL | re.MULTILINE)
+    module = f"shop{os.getpid()}"
+    text = text.replace("shop.", f"{module}.").replace('Celery("shop")', f"Celery({module!r})")
+    (tmp_path / f"{module}.py").write_text(text)
+    program = f"""
+import asyncio, {module} as shop
+assert shop.import_orders("path") == 4
+asyncio.run(shop.fetch(""))
+assert shop.send_mail.apply(["me"]).failed()
+assert shop.app.tasks["{module}.resize"].apply(["one"]).successful()
+"""
+    subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, check=True, env=os.environ, timeout=60
+    )
+    for job, runs in {
+        "import_orders": (1, 1, 0, 1), "fetch": (1, 1, 0, 1), "send_mail": (1, 0, 1, 1),
+        "resize": (1, 1, 0, 1),
+    }.items():  # fmt: skip
+        assert counted(statsd, f"{module}.{job}", 1) == runs
+
+
 def counted_now(statsd: NodeStatsd, name: str) -> tuple[int, ...]:
     """As many as there are."""
     counters = statsd.counters()
