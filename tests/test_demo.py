@@ -64,7 +64,7 @@ def column(text: str, row: str, number: int) -> list[float]:
 
 
 def test_it_shows_moving_numbers_and_leaves_nothing(user: User) -> None:
-    with user.start("-m", "pgstats", "demo", "--for", "12s") as demo:
+    with user.start("-m", "pgstats", "demo", "--for", "16s") as demo:
         output, errors = demo.communicate(timeout=120)
     assert (demo.returncode, errors) == (0, "")
     assert max(column(output, "shop.web", 2)) > 0, "no client waited"
@@ -74,6 +74,8 @@ def test_it_shows_moving_numbers_and_leaves_nothing(user: User) -> None:
     queries = column(output, "shop ", 1)
     assert queries[-1] > queries[0]
     assert column(output, "shop ", 2)[-1] > 0
+    assert "pgstats why: shop." in output
+    assert "shop-report (process" in output, "not followed through the pool to its client"
     assert "up: front 1, main 1" in output
     assert "0 packets lost" in output
     assert "\x1b" not in output

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _INTERVAL = 2.0  # seconds between polls, and between pictures where they cannot be drawn in place
 _REFRESH = 0.5  # seconds between pictures on a terminal
+_LOOK = 3.0  # seconds that `pgstats why` watches
 
 
 @click.command("demo", short_help="Shows pgstats at work on private servers.")
@@ -36,7 +37,8 @@ def command(*, seconds: float | None) -> int:
     """Shows pgstats at work on a private PostgreSQL and PgBouncer, until Ctrl-C.
 
     Both are started in a temporary directory with a load that makes clients queue and dead
-    tuples pile up, polled every two seconds, and removed at the end. Nothing else is touched.
+    tuples pile up, polled every two seconds, asked why, and removed at the end. Nothing else is
+    touched.
     """
     with _told_to_end() as asked:
         return demo(seconds, sys.stdout, asked)
@@ -54,8 +56,9 @@ def demo(seconds: float | None, out: TextIO, asked: Asked) -> int:
         if servers is None:
             return OK
         _load(scratch, servers[1])
-        poller = _poller(scratch, *servers, sink, board)
-        well = _watch(poller, sink.start(), board, seconds, asked)
+        config = _config(scratch, *servers, sink, board)
+        poller = _pgstats(scratch, _log(scratch), "run", config)
+        well = _watch(poller, sink.start(), board, _Why(scratch, config), seconds, asked)
         board.close()
         if not well:
             click.echo(f"pgstats run did not do its work:\n{_log(scratch).read_text()}", err=True)
@@ -94,14 +97,12 @@ def _load(scratch: Scratch, bouncer: Bouncer) -> None:
     for client in CLIENTS:
         script = scratch.write(f"{client.user}.sql", client.script)
         for _ in range(client.sessions):
-            dsn = bouncer.dsn("shop", client.user)
+            dsn = f"{bouncer.dsn('shop', client.user)} application_name=shop-{client.user}"
             scratch.launch([psql, "-Xq", "-d", dsn, "-f", script], output=Path(os.devnull))
 
 
-def _poller(
-    scratch: Scratch, cluster: Cluster, bouncer: Bouncer, sink: Sink, board: Board
-) -> Popen[bytes]:
-    """`pgstats run`, as a user would run it."""
+def _config(scratch: Scratch, cluster: Cluster, bouncer: Bouncer, sink: Sink, board: Board) -> Path:
+    """The configuration file, as a user would write it."""
     from pgstats.demo import configuration  # noqa: PLC0415
 
     text = configuration(
@@ -114,9 +115,37 @@ def _poller(
     path = scratch.path / "pgstats.toml"
     path.write_text(text, "utf-8")
     board.say(f"Running pgstats run --config {path}\n\n{text}")
+    return path
+
+
+def _pgstats(scratch: Scratch, output: Path, name: str, config: Path, *more: str) -> Popen[bytes]:
+    """A command of pgstats, as a user would run it."""
     # -P: what lies in the current folder must not be taken for a part of pgstats.
-    argv: list[str | Path] = [sys.executable, "-P", "-m", "pgstats", "run", "--config", path]
-    return scratch.launch(argv, output=_log(scratch), death_signal=signal.SIGTERM, ours=True)
+    argv: list[str | Path] = [sys.executable, "-P", "-m", "pgstats", name, "--config", config]
+    return scratch.launch([*argv, *more], output=output, death_signal=signal.SIGTERM, ours=True)
+
+
+class _Why:
+    """Asks `pgstats why` again and again, beside the polls."""
+
+    def __init__(self, scratch: Scratch, config: Path) -> None:
+        self._scratch, self._config = scratch, config
+        self._output = scratch.path / "why.txt"
+        self._asking: Popen[bytes] | None = None
+        self.said = ""
+
+    def listen(self) -> str:
+        """The first sentence of the last report, "" until there is one."""
+        if self._asking is None:
+            watch = f"{_LOOK:g}s"
+            self._output.unlink(missing_ok=True)
+            self._asking = _pgstats(
+                self._scratch, self._output, "why", self._config, "--watch", watch
+            )
+        elif self._asking.poll() is not None:
+            self.said = self._output.read_text("utf-8").partition("\n\n")[0].strip()
+            self._asking = None
+        return self.said
 
 
 def _log(scratch: Scratch) -> Path:
@@ -124,7 +153,12 @@ def _log(scratch: Scratch) -> Path:
 
 
 def _watch(
-    poller: Popen[bytes], sink: Sink, board: Board, seconds: float | None, asked: Asked
+    poller: Popen[bytes],
+    sink: Sink,
+    board: Board,
+    why: _Why,
+    seconds: float | None,
+    asked: Asked,
 ) -> bool:
     """Show what arrives until told to end or ``seconds`` are over; whether all went well."""
     from pgstats.demo import healthy  # noqa: PLC0415
@@ -136,7 +170,7 @@ def _watch(
         if asked(min(pause, left)):
             return True
         values = {name: value for (name, _), value in sink.snapshot().items()}
-        board.draw(values, time.monotonic(), _account(sink))
+        board.draw(values, time.monotonic(), _account(sink), why.listen())
         if poller.poll() is not None:
             return False
     return healthy(values)

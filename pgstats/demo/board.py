@@ -87,11 +87,12 @@ class Board:
         """Print lines that stay."""
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def draw(self, values: Mapping[str, float], now: float, footer: str) -> None:
-        """Show the values of all series; ``now`` in seconds on any clock."""
+    def draw(self, values: Mapping[str, float], now: float, footer: str, why: str) -> None:
+        """Show the values of all series (``now`` on any clock, seconds), and ``why`` rows stay."""
         self._remember(values, now)
         tables = [self._table(section, values) for section in SECTIONS]
-        picture = Group(*tables, Text(f"{_health(values)}; {footer}"))
+        reason = [Text(f"pgstats why: {' '.join(why.split())}\n")] if why else []
+        picture = Group(*tables, *reason, Text(f"{_health(values)}; {footer}"))
         if self.live:
             self._screen.start()
             self._screen.update(picture, refresh=True)
