@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pgstats.catalogue.own import LOSSES
 from pgstats.errors import ShipError
 from pgstats.lookup import LookupFailed
-from pgstats.ship import Paper, Wire, cut, wire
+from pgstats.ship import Paper, Wire, cure, cut, said, wire
 from pgstats.ship.base import reason
 from pgstats.ship.kernel import drops
 from pgstats.ship.pace import BURST, FIRST_REST, LONGEST_REST, Pace, Rest
@@ -353,7 +353,7 @@ def test_a_path_that_is_not_there(tmp_path: Path, wires: Wires) -> None:
     for scheme in ("unix", "unixgram"):
         ours = wires(f"{scheme}://{tmp_path}/nothing")
         assert not ours.ship("x:1|g")
-        assert ours.fault == ours.probe() == "No such file or directory"
+        assert ours.fault == probed(ours) == "No such file or directory"
 
 
 def test_a_name_without_address(wires: Wires) -> None:
@@ -365,16 +365,40 @@ def test_a_name_without_address(wires: Wires) -> None:
     assert ours.counts["errors"] == len(list(cut(LINES.encode(), 1400)))
 
 
+def probed(ours: Wire) -> str:
+    fault = ours.probe()
+    return said(fault) if fault else ""
+
+
 @pytest.mark.parametrize("kind", EVERY)
 def test_the_probe_finds_who_is_not_there(
     kind: str, urls: dict[str, str], nobody: dict[str, str], wires: Wires
 ) -> None:
-    assert wires(nobody[kind]).probe() == "Connection refused"
+    assert probed(wires(nobody[kind])) == "Connection refused"
     Path(nobody[kind].partition("://")[2]).unlink(missing_ok=True)
     with Sink(urls[kind]).start() as sink:
         ours = wires(sink.url)
-        assert ours.probe() == ""
+        assert probed(ours) == ""
         assert ours.counts["errors"] == ours.counts["lines"] == sink.bad_lines == 0
+
+
+@pytest.mark.parametrize("kind", ["udp", "udp6", "unix", "unixgram"])
+def test_the_probe_finds_who_reads_nothing(kind: str, urls: dict[str, str], wires: Wires) -> None:
+    with Sink(urls[kind]) as deaf:  # not started
+        fault = wires(deaf.url).probe()
+        assert fault
+        assert said(fault) == "stalled: it reads nothing"
+        assert "see whether it was stopped" in cure(fault)
+
+
+def test_what_to_do_is_said_of_a_socket_of_the_other_kind(
+    urls: dict[str, str], wires: Wires
+) -> None:
+    for kind, other in (("unix", "unixgram"), ("unixgram", "unix")):
+        with Sink(urls[kind]).start() as sink:
+            fault = wires(sink.url.replace(f"{kind}://", f"{other}://")).probe()
+            assert fault
+            assert "of the other kind" in cure(fault)
 
 
 @pytest.mark.parametrize("kind", EVERY)

@@ -67,15 +67,11 @@ def _bounded(stage: str, prove: Callable[[], list[Finding]]) -> list[Finding]:
 def _statsd(config: Config) -> Finding:
     """A blank line to the receiver: harmless to all, and refused where nobody listens."""
     from pgstats.model import Finding  # noqa: PLC0415
-    from pgstats.ship import wire  # noqa: PLC0415
+    from pgstats.ship import cure, said, wire  # noqa: PLC0415
 
     to = wire(config.statsd.url)
     if fault := to.probe():
-        return Finding(
-            "failed",
-            f"{to.url}: {fault}",
-            "start the receiver, or set the address: [statsd] url, --statsd, $PGSTATS_STATSD",
-        )
+        return Finding("failed", f"{to.url}: {said(fault)}", cure(fault))
     if to.url.startswith("udp://"):
         return Finding("ok", f"{to.url}: a datagram left and was not refused; UDP tells no more")
     return Finding("ok", f"{to.url}: connected and written to")

@@ -167,7 +167,7 @@ class Cycle:
     def _note(self, target: Target) -> None:
         """Tell what is odd about a target's names: once, for one-shot runs and all targets too."""
         with self._state.lock:
-            told = self._state.of(target).setdefault("told", [])
+            told = self._state.sent(target).setdefault("told", [])
             notes = self._spellers[target.family, target.name].notes
             fresh = {what: text for what, text in notes.items() if what not in told}
             told += fresh

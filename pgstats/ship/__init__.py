@@ -4,8 +4,8 @@ The package loses, in silence, what a receiver's buffer does not hold or nobody 
 are whole lines, paced, sent within a time limit, and what is lost is counted.
 """
 
-from pgstats.ship.base import Paper, Wire
+from pgstats.ship.base import Paper, Wire, cure, said
 from pgstats.ship.packets import cut
 from pgstats.ship.transports import wire
 
-__all__ = ["Paper", "Wire", "cut", "wire"]
+__all__ = ["Paper", "Wire", "cure", "cut", "said", "wire"]

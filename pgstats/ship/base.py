@@ -15,6 +15,7 @@ from pgstats.ship.pace import Rest
 from pgstats.ship.packets import cut
 
 PATIENCE = 2.0  # seconds a look-up, a connect or a stalled receiver may take
+READ_WITHIN = 1.0  # seconds in which a receiver that is well reads what a probe sent
 GIVE_UP_AFTER = 3  # packets refused in a row, then the rest of a shipment is dropped
 
 _REASONS = {
@@ -28,6 +29,11 @@ _REASONS = {
     errno.EHOSTUNREACH: "unreachable",
     errno.ENETDOWN: "unreachable",
     errno.EMSGSIZE: "too_long",
+}
+
+_CURES = {
+    errno.EPROTOTYPE: "it is a socket of the other kind: unix:// is a stream, unixgram:// is not",
+    errno.EACCES: "let the user that runs pgstats write to the socket and enter its folder",
 }
 
 
@@ -104,14 +110,19 @@ class Wire(StatsClientBase):  # type: ignore[misc]
         self.fault = fault
         return fault
 
-    def probe(self) -> str:
-        """What is wrong with the receiver, "" if nothing shows; sends it blank lines."""
+    def probe(self) -> OSError | None:
+        """What is wrong with the receiver, None if nothing shows; sends it blank lines."""
         with self._sending:
             try:
                 self._knock(time.monotonic() + 3 * PATIENCE)
             except OSError as error:
-                return said(error)
-        return ""
+                return error
+            until = time.monotonic() + READ_WITHIN
+            while self._unread():
+                if time.monotonic() > until:
+                    return Stalled()
+                time.sleep(0.01)
+        return None
 
     def prompt(self) -> bool:
         """Whether packets go out now, unless their pace makes them wait; no receiver can."""
@@ -120,6 +131,10 @@ class Wire(StatsClientBase):  # type: ignore[misc]
     def lost(self) -> int | None:
         """Packets that the receiver's kernel threw away, None where that cannot be known."""
         return None
+
+    def _unread(self) -> int:
+        """Bytes that the receiver has not taken yet, as far as the kernel knows."""
+        return 0
 
     def _knock(self, until: float) -> None:
         self._put(b"\n", until)
@@ -204,3 +219,11 @@ def reason(fault: OSError) -> str:
 def said(fault: OSError) -> str:
     """What went wrong, for people."""
     return str(fault.strerror or fault)
+
+
+def cure(fault: OSError) -> str:
+    """What to do about it."""
+    start = "start the receiver, or set the address: [statsd] url, --statsd, $PGSTATS_STATSD"
+    if isinstance(fault, Stalled):
+        return "it is there: see whether it was stopped, hangs, or has too much to do"
+    return _CURES.get(fault.errno or 0, start)

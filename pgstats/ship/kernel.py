@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 _TABLES = {4: Path("/proc/net/udp"), 6: Path("/proc/net/udp6")}
-_ADDRESS, _DROPS = 1, -1  # columns
+_ADDRESS, _QUEUES, _DROPS = 1, 4, -1  # columns
 
 
 def drops(address: str, port: int) -> int | None:
@@ -17,13 +17,21 @@ def drops(address: str, port: int) -> int | None:
 
     None where that cannot be known: it is on another machine, or not there.
     """
+    found = _receivers(address, port)
+    return sum(int(row[_DROPS]) for row in found) if found else None
+
+
+def unread(address: str, port: int) -> int:
+    """Bytes that wait in the buffer of the receiver bound there, 0 where that cannot be known."""
+    return sum(int(row[_QUEUES].partition(":")[2], 16) for row in _receivers(address, port))
+
+
+def _receivers(address: str, port: int) -> list[list[str]]:
+    """The kernel's rows on the sockets that a datagram to that loopback address reaches."""
     host = address.partition("%")[0]
     if not ip_address(host).is_loopback:
-        return None
-    for name in _bound_as(host):
-        if found := _dropped(name, port):
-            return sum(found)
-    return None
+        return []
+    return next(filter(None, (_bound(name, port) for name in _bound_as(host))), [])
 
 
 def _bound_as(host: str) -> list[str]:
@@ -31,13 +39,12 @@ def _bound_as(host: str) -> list[str]:
     return [host, "::"] if ":" in host else [host, "0.0.0.0", f"::ffff:{host}", "::"]  # noqa: S104
 
 
-def _dropped(address: str, port: int) -> list[int]:
-    """What each socket bound to that very address and port has lost."""
+def _bound(address: str, port: int) -> list[list[str]]:
+    """The rows on the sockets bound to that very address and port."""
     wanted = f"{_hexed(address)}:{port:04X}"
     table = _TABLES[ip_address(address).version]
     with suppress(OSError), table.open(encoding="ascii") as lines:
-        rows = map(str.split, lines)
-        return [int(row[_DROPS]) for row in rows if row[_ADDRESS] == wanted]
+        return [row for row in map(str.split, lines) if row[_ADDRESS] == wanted]
     return []
 
 

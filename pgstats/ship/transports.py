@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import time
 from urllib.parse import urlsplit
 
 from pgstats.errors import ShipError
 from pgstats.lookup import LookupFailed, addresses, is_name
 from pgstats.ship.base import PATIENCE, Lost, Stalled, TimeUp, Wire
-from pgstats.ship.kernel import drops
+from pgstats.ship.kernel import drops, unread
 from pgstats.ship.pace import Pace
 
 RESOLVE_EVERY = 60.0  # seconds
@@ -122,6 +123,16 @@ class _SocketWire(Wire):
         self._used = address
         return fresh
 
+    def _unread(self) -> int:
+        """What a receiver on a unix socket has not read, or a TCP of elsewhere not confirmed."""
+        from fcntl import ioctl  # noqa: PLC0415 - only a probe asks
+        from termios import TIOCOUTQ  # noqa: PLC0415
+
+        if not self._socket:
+            return 0
+        held: tuple[int] = struct.unpack("i", ioctl(self._socket, TIOCOUTQ, struct.pack("i", 0)))
+        return held[0]
+
     def close(self) -> None:
         """Close the socket; the next packet opens another."""
         if self._socket:
@@ -144,6 +155,9 @@ class DatagramWire(_SocketWire):
         """Packets that the receiver's kernel threw away, None where that cannot be known."""
         address = self._used or next(iter(self._addresses), "")
         return None if self._unix or not address else drops(address, self._port)
+
+    def _unread(self) -> int:
+        return super()._unread() if self._unix else unread(self._used, self._port)
 
     def prompt(self) -> bool:
         """Whether packets go out now: by UDP, to an address that is known."""
