@@ -23,6 +23,16 @@ SLOT_XMIN, SLOT_CATALOG_XMIN = "slot_xmin", "slot_catalog_xmin"
 HOLDERS = (BACKEND, PREPARED, SLOT_XMIN, SLOT_CATALOG_XMIN, STANDBY)
 
 
+def dotted(*names: str) -> str:
+    """Names as one writes them on a command line: those with a dot or a quote are quoted."""
+    return ".".join(map(_part, names))
+
+
+def _part(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"' if "." in name or doubled != name else name
+
+
 class View(NamedTuple):
     """Something that is read whole, once a sample; what it means is worked out here.
 
@@ -80,7 +90,7 @@ class Asked(NamedTuple):
     @property
     def title(self) -> str:
         """As it is written in a report: database.schema.table."""
-        return ".".join((self.database, "|".join(self.schemas), self.table))
+        return dotted(self.database, "|".join(self.schemas), self.table)
 
 
 class Holder(NamedTuple):

@@ -29,7 +29,9 @@ def server(scratch: Scratch) -> Iterator[Cluster]:
 def inner(scratch: Scratch, server: Cluster) -> Iterator[Bouncer]:
     """In front of PostgreSQL, over TCP."""
     databases = {"shop": f"host=127.0.0.1 port={server.port} dbname=postgres"}
-    with Bouncer(scratch, databases, stats_users=["stats"], users=USERS, name="inner") as bouncer:
+    with Bouncer(
+        scratch, databases, stats_users=["stats"], users=USERS, name="why-inner"
+    ) as bouncer:
         yield bouncer
 
 
@@ -37,7 +39,9 @@ def inner(scratch: Scratch, server: Cluster) -> Iterator[Bouncer]:
 def outer(scratch: Scratch, inner: Bouncer) -> Iterator[Bouncer]:
     """In front of the other PgBouncer."""
     databases = {"front": f"host=127.0.0.1 port={inner.port} dbname=shop"}
-    with Bouncer(scratch, databases, stats_users=["stats"], users=USERS, name="outer") as bouncer:
+    with Bouncer(
+        scratch, databases, stats_users=["stats"], users=USERS, name="why-outer"
+    ) as bouncer:
         yield bouncer
 
 

@@ -93,6 +93,10 @@ def test_idle_in_transaction_after_a_write_shows_no_backend_xmin(
             id="repeatable read",
         ),
         pytest.param(["DECLARE c CURSOR FOR SELECT * FROM elsewhere"], id="open cursor"),
+        pytest.param(
+            ["SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT pg_export_snapshot()"],
+            id="exported snapshot",
+        ),
     ],
 )
 def test_idle_in_transaction_with_a_snapshot(
@@ -220,6 +224,71 @@ def test_a_logical_slot_holds_catalogs_alone(server: Cluster, table: str) -> Non
     finally:
         server.psql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
     server.psql("VACUUM pg_attribute")
+
+
+def test_a_logical_slot_holds_a_table_that_acts_as_a_catalog(server: Cluster, table: str) -> None:
+    server.psql(f"ALTER TABLE {table} SET (user_catalog_table = true)")
+    server.psql("SELECT pg_create_logical_replication_slot('unread', 'pgoutput')")
+    try:
+        found = only(held(server, table), "horizon.slot_catalog")
+        assert found["severity"] == "critical"
+        assert found["tables"] == ["postgres.public.churned"]
+    finally:
+        server.psql("SELECT pg_drop_replication_slot('unread')")
+    freed(server, table)
+
+
+def test_an_apply_worker_that_is_stuck(server: Cluster, table: str) -> None:
+    """Its row is locked by a session of the subscriber, which is who has to end."""
+    dsn = server.dsn("other").replace("'", "''")
+    server.psql(
+        "CREATE TABLE fed (i int PRIMARY KEY); CREATE PUBLICATION feed FOR TABLE fed", "other"
+    )
+    server.psql("SELECT pg_create_logical_replication_slot('feed', 'pgoutput')", "other")
+    server.psql("CREATE TABLE fed (i int PRIMARY KEY)")
+    options = "slot_name = 'feed', create_slot = false, copy_data = false"
+    server.psql(f"CREATE SUBSCRIPTION feed CONNECTION '{dsn}' PUBLICATION feed WITH ({options})")
+    try:
+        with session(server, "INSERT INTO fed VALUES (1)") as culprit:
+            server.psql("INSERT INTO fed VALUES (1)", "other")
+            applying = "FROM pg_stat_activity a JOIN pg_stat_subscription s ON s.pid = a.pid"
+            until(lambda: server.psql(f"SELECT 1 {applying} AND a.wait_event_type = 'Lock'") == "1")
+            worker = int(server.psql(f"SELECT a.pid {applying}"))
+            found = held(server, table)
+            one = cause(found, "horizon.logical_apply")
+            assert one["evidence"]["pid"] == worker
+            assert one["evidence"]["subname"] == "feed"
+            assert one["evidence"]["blockers"] == [pid(culprit)]
+            commands = [remedy["command"] for remedy in one["remedy"]]
+            assert commands[0] == f"SELECT pg_terminate_backend({pid(culprit)});"
+            assert commands[1] == "ALTER SUBSCRIPTION feed DISABLE;"
+            server.psql(commands[1])
+            server.psql(commands[0])
+        until(lambda: server.psql(f"SELECT count(*) {applying}") == "0")
+    finally:
+        server.psql("ALTER SUBSCRIPTION feed DISABLE")
+        server.psql("ALTER SUBSCRIPTION feed SET (slot_name = NONE)")
+        server.psql("DROP SUBSCRIPTION feed; DROP TABLE fed")
+        server.psql("DROP PUBLICATION feed; DROP TABLE fed", "other")
+        active = "SELECT count(*) FROM pg_replication_slots WHERE active"
+        until(lambda: server.psql(active) == "0")
+        server.psql("SELECT pg_drop_replication_slot('feed')")
+    freed(server, table)
+
+
+def test_what_waits_for_a_prepared_transaction_is_told(server: Cluster, table: str) -> None:
+    """Nobody can make a logical slot while there is one."""
+    server.psql("BEGIN; INSERT INTO elsewhere VALUES (1); PREPARE TRANSACTION 'orphan'")
+    slot = "SELECT pg_create_logical_replication_slot('late', 'pgoutput')"
+    try:
+        with running(server, slot) as waiting:
+            until(lambda: waits(server, waiting) == "transactionid")
+            one = cause(held(server, table), "horizon.prepared_xact")
+            assert one["evidence"]["waiting"] == [waiting]
+    finally:
+        server.psql("ROLLBACK PREPARED 'orphan'")
+        server.psql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    freed(server, table)
 
 
 def test_a_walsender_that_exported_a_snapshot(server: Cluster, table: str) -> None:
@@ -375,6 +444,10 @@ def test_a_standby_with_feedback(server: Cluster, table: str, slot: str | None) 
         one = cause(here, "horizon.standby_feedback")
         assert one["evidence"]["standby_pid"] == pid(culprit)
         assert there["verdict"] == "unknown"
+        assert not accused(there)
+        asleep = cause(there, "vacuum.standby")
+        assert asleep["evidence"]["sender_port"] == server.port
+        assert any(f":{server.port}" in limit["why"] for limit in there["limits"])
         assert one["remedy"][0]["command"] == f"SELECT pg_terminate_backend({pid(culprit)});"
     if slot:
         server.psql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")

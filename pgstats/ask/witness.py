@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pgstats.ask.failure import failure
@@ -16,7 +16,7 @@ from pgstats.ask.session import Session
 from pgstats.catalogue.evidence import FIND, NAMES, VIEWS, heap_view
 from pgstats.catalogue.postgres import DISCOVER
 from pgstats.errors import AskError, UnknownName
-from pgstats.evidence import Asked, Record, Sample, View
+from pgstats.evidence import Asked, Record, Sample, View, dotted
 from pgstats.model import Failure, Target
 
 #: What every poll reads.
@@ -80,17 +80,26 @@ class Witness:
         """Look at one table from now on, its partitions and their TOAST. Raises `UnknownName`.
 
         As in SQL, what is not quoted may be meant in lower case; the table of the database that the
-        DSN leads to goes before those of others.
+        DSN leads to goes before those of others. Databases that cannot be asked are passed over;
+        the last fault is raised where no other one has the table.
         """
+        fault: AskError | None = None
         for database, schema, table in _readings(name, self._here, self._databases):
-            with self._visit(database) as session:
-                _, rows = session.ask(
-                    FIND, {"name": table, "schema": schema}, "look-up of the name"
-                )
+            try:
+                rows = self._find(database, schema, table)
+            except AskError as error:
+                fault = error
+                continue
             if rows:
                 self._owners = {database: [row[0] for row in rows]}
                 return Asked(database, tuple(rows[0][1]), table)
+        if fault:
+            raise fault
         raise UnknownName(name, self._nearest(name))
+
+    def _find(self, database: str, schema: str | None, table: str) -> Sequence[Any]:
+        with self._visit(database) as session:
+            return session.ask(FIND, {"name": table, "schema": schema}, "look-up of the name")[1]
 
     def sample(self) -> Sample:
         """One sample of all views, and of the heaps asked for or in need of a look."""
@@ -150,6 +159,7 @@ class Witness:
     def _visit(self, database: str) -> Iterator[Session]:
         """A session in a database: the kept one, or one for the time being."""
         if database == self._here:
+            self._kept.until = time.monotonic() + self.target.timeout
             yield self._kept
             return
         guest = self._connect(database)
@@ -159,17 +169,23 @@ class Witness:
             guest.close(HANG_UP)
 
     def _nearest(self, name: str) -> list[str]:
-        """The names most like one that does not exist, in the database that it seems to mean."""
+        """The names most like one that there is not, those of the database it names first."""
         import difflib  # noqa: PLC0415 - only a fault pays for it
 
         *front, tail = _parts(name) or [""]
-        database = next((part for part in front if part in self._databases), self._here)
+        wanted = [database for database in self._databases if database in front[:1]]
+        names: dict[str, list[str]] = {}
+        for database in dict.fromkeys((*wanted, self._here, *self._databases)):
+            with suppress(AskError):
+                for schema, table in self._names(database):
+                    names.setdefault(table, []).append(dotted(database, schema, table))
+        lower = {table.lower(): table for table in reversed(names)}
+        found = difflib.get_close_matches(tail.lower(), lower, _NEAREST)
+        return [full for table in found for full in names[lower[table]]][:_NEAREST]
+
+    def _names(self, database: str) -> Sequence[tuple[str, str]]:
         with self._visit(database) as session:
-            _, rows = session.ask(NAMES, {}, "list of tables")
-        names = [row[0] for row in rows]
-        by_table = {one.rpartition(".")[2]: one for one in names}
-        found = difflib.get_close_matches(tail, by_table, _NEAREST)
-        return [f"{database}.{by_table[one]}" for one in found]
+            return session.ask(NAMES, {}, "list of tables")[1]
 
 
 def _readings(

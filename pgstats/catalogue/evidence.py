@@ -141,7 +141,7 @@ SELECT oid::bigint, (SELECT array_agg(DISTINCT n.nspname::text) FROM named
   FROM found"""
 
 #: Names to choose from where there is no table of the name asked for.
-NAMES = """SELECT n.nspname || '.' || c.relname FROM pg_class c
+NAMES = """SELECT n.nspname, c.relname FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'm', 'p')
    AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'

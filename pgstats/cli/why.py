@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from pgstats.cli.options import (
     with_targets,
 )
 from pgstats.errors import AskError, ConfigError, UnknownName
-from pgstats.log import ERROR, Log
+from pgstats.log import ERROR, WARNING, Log, printable
 
 if TYPE_CHECKING:
     from pgstats.ask import Witness
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Looks at a cluster while it is watched.
 LOOKS = 5
+#: Clusters that are asked at the same time.
+AT_ONCE = 16
 
 
 @click.command("why", short_help="Says why dead tuples are not reclaimed.")
@@ -58,7 +61,8 @@ def command(*, table: str, watch: float, as_json: bool, **options: Any) -> int:
         raise ConfigError(["no PostgreSQL to ask: give --postgres DSN or a [[postgres]] entry"])
     with ExitStack() as stack:
         watches = [stack.enter_context(closing(_Watch(target))) for target in clusters]
-        _choose(watches, table)
+        _each(watches, _Watch.open)
+        watches = _chosen(watches, table, log)
         _watch(watches, watch)
         verdicts = _verdicts(watches, config, log)
     _print(verdicts, as_json=as_json)
@@ -73,17 +77,24 @@ class _Watch:
         self.asked: Asked | None = None
         self.samples: list[Sample] = []
         self.fault: AskError | None = None
+        self.stranger: UnknownName | None = None
         self.witness: Witness | None = None
-        self._try(self._open)
 
     def close(self) -> None:
         """Let go of the connection."""
         if self.witness:
             self.witness.close()
 
+    def open(self) -> None:
+        """Connect."""
+        self._try(self._open)
+
     def choose(self, table: str) -> None:
-        """Look at one table alone. Raises `UnknownName`."""
-        self._try(lambda: self._ask_for(table))
+        """Look at one table alone; where there is none of the name, that is kept."""
+        try:
+            self._try(lambda: self._ask_for(table))
+        except UnknownName as error:
+            self.stranger = error
 
     def look(self) -> None:
         """Take another sample."""
@@ -115,28 +126,44 @@ class _Watch:
             self.fault = error
 
 
-def _choose(watches: list[_Watch], table: str) -> None:
-    """Look at one table; clusters that do not have it are left out, unless none has."""
-    strangers = {}
-    for watch in watches if table else ():
-        try:
-            watch.choose(table)
-        except UnknownName as error:
-            strangers[watch.target.name] = error
-    if strangers and len(strangers) == len([watch for watch in watches if not watch.fault]):
-        raise click.UsageError("; ".join(f"{name}: {text}" for name, text in strangers.items()))
-    watches[:] = [watch for watch in watches if watch.target.name not in strangers]
+def _each(watches: Sequence[_Watch], step: Callable[[_Watch], None]) -> None:
+    """Do something with all clusters; one that is slow keeps nobody waiting."""
+    if len(watches) < 2:
+        for watch in watches:
+            step(watch)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    with ThreadPoolExecutor(min(AT_ONCE, len(watches))) as pool:
+        list(pool.map(step, watches))
+
+
+def _chosen(watches: list[_Watch], table: str, log: Log) -> list[_Watch]:
+    """The clusters to look at: where a table is asked for, those that may have it."""
+    if not table:
+        return watches
+    _each(watches, lambda watch: watch.choose(table))
+    strangers = [
+        f"{watch.target.name}: {printable(str(watch.stranger))}"
+        for watch in watches
+        if watch.stranger
+    ]
+    if len(strangers) == len(watches):
+        raise click.UsageError("; ".join(strangers))
+    for text in strangers:
+        log.tell(WARNING, text)
+    return [watch for watch in watches if not watch.stranger]
 
 
 def _watch(watches: Sequence[_Watch], seconds: float) -> None:
     """Look several times over the time of watching, the first time at once."""
     looks = LOOKS if seconds else 1
-    for number in range(1, looks + 1):
-        for one in watches:
-            one.look()
-        if number < looks:
-            _progress(f"look {number} of {looks} taken; watching for {seconds:g} s")
-            time.sleep(seconds / (looks - 1))
+    began = time.monotonic()
+    for number in range(looks):
+        due = began + seconds * number / max(1, looks - 1)
+        time.sleep(max(0.0, due - time.monotonic()))
+        _progress(f"look {number + 1} of {looks}; watching for {seconds:g} s")
+        _each(watches, _Watch.look)
     _progress("")
 
 
@@ -171,7 +198,12 @@ def _verdict(watch: _Watch, config: Config, standbys: Mapping[str, Sample], log:
         return verdict
     from pgstats.cli.tracing import traced  # noqa: PLC0415
 
-    return traced(verdict, watch.witness, config)
+    try:
+        return traced(verdict, watch.witness, config)
+    except AskError as error:
+        log.tell(ERROR, f"{watch.target.name}: {error.stage}: {error}")
+        lost = Limit("the clients behind the sessions", f"{error.stage}: {error}")
+        return verdict._replace(limits=[*verdict.limits, lost])
 
 
 def _progress(text: str) -> None:
@@ -181,19 +213,23 @@ def _progress(text: str) -> None:
 
 
 def _heaps(samples: Sequence[Sample]) -> list[Any]:
-    """The heaps of the last sample, with what the earlier ones say of each."""
+    """The heaps of the last sample, with what the earlier ones say of each.
+
+    A catalog that all databases share is in each of them: it is told once.
+    """
     from pgstats.why import Heap  # noqa: PLC0415
 
     found = []
+    shared = set()
     for database, rows in samples[-1].heaps.items():
+        each = [{row["oid"]: row for row in one.heaps.get(database, ())} for one in samples]
         for row in rows:
-            before = (_row(sample, database, row["oid"]) for sample in samples)
-            found.append(Heap(database, [one for one in before if one is not None]))
+            if not row["shared"] or row["oid"] not in shared:
+                before = (one.get(row["oid"]) for one in each)
+                found.append(Heap(database, [one for one in before if one is not None]))
+            if row["shared"]:
+                shared.add(row["oid"])
     return found
-
-
-def _row(sample: Sample, database: str, oid: int) -> Mapping[str, Any] | None:
-    return next((row for row in sample.heaps.get(database, ()) if row["oid"] == oid), None)
 
 
 def _seen(config: Config, target: Target, samples: Sequence[Sample]) -> Mapping[str, float]:
@@ -219,7 +255,9 @@ def _print(verdicts: Sequence[Verdict], *, as_json: bool) -> None:
         found = [document(verdict) for verdict in verdicts]
         click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=1))
         return
-    for verdict in verdicts:
+    for number, verdict in enumerate(verdicts):
+        if len(verdicts) > 1:  # which of them it is need not show in what is said
+            click.echo(f"{'' if not number else chr(10)}== {verdict.case.target} ==")
         click.echo(report(verdict, _paint), nl=False)
 
 
@@ -236,7 +274,7 @@ _COLOURS: dict[str, dict[str, Any]] = {
 
 def _paint(text: str, kind: str) -> str:
     """Colour, which click leaves out where no terminal would show it."""
-    return click.style(text, **_COLOURS[kind])
+    return text if os.environ.get("NO_COLOR") else click.style(text, **_COLOURS[kind])
 
 
 def _code(verdicts: Sequence[Verdict]) -> int:

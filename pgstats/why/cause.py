@@ -59,9 +59,18 @@ class Case:
 
         Never by the age in transactions: one large UPDATE after the snapshot makes that 1.
         """
+        return [h for h in self.every[-1] if h.hold in self._always or self._lasts(h)]
+
+    @cached_property
+    def passing(self) -> list[Holder]:
+        """The holders that one look does not tell from those that are gone in a moment."""
+        return [h for h in self.every[-1] if len(self.samples) == 1 and h not in self.steady]
+
+    @cached_property
+    def _always(self) -> set[tuple[str, int]]:
+        """The holds that were there whenever somebody looked, if that was more than once."""
         holds = [{holder.hold for holder in found} for found in self.every]
-        always = set.intersection(*holds) if len(holds) > 1 else set()
-        return [h for h in self.every[-1] if h.hold in always or self._lasts(h)]
+        return set.intersection(*holds) if len(holds) > 1 else set()
 
     def owner(self, holder: Holder) -> tuple[str, str] | None:
         """Who owns the transaction that a holder needs, if that is somebody else."""
@@ -73,15 +82,39 @@ class Case:
         known = [when for when in (holder.since, self.seen.get(label(holder))) if when is not None]
         return min(known, default=None)
 
+    def keeps(self, holder: Holder, heap: Heap) -> bool:
+        """Whether a holder keeps dead rows of a heap: too many, or such as a vacuum has left.
+
+        From 14 on what is temporary is kept by its own session alone.
+        """
+        if holder.database not in ("", heap.database) or (holder.catalogs and not heap.is_catalog):
+            return False
+        if heap["persistent"] == "t" and self.last.version >= 140000:
+            return False
+        return heap.over or (heap.dead > 0 and self._left(holder, heap))
+
+    def in_vain(self, holder: Holder, heap: Heap) -> bool:
+        """Whether a vacuum of a heap ended since a holder began, which keeps its rows."""
+        began = self.began(holder)
+        since = began is not None and heap.last_vacuum is not None and heap.last_vacuum > began
+        return since and self.keeps(holder, heap)
+
     def over_since(self, heap: Heap) -> float:
         """Since when a heap has been over its threshold, as far as anybody knows."""
         return self.seen.get(f"over {heap.title}", self.samples[0].at)
 
+    def _left(self, holder: Holder, heap: Heap) -> bool:
+        """Whether a vacuum left rows: one that ended just now, or one by hand since a hold."""
+        began, by_hand = self.began(holder), heap["last_vacuum"]
+        return heap.vacuumed or bool(began and by_hand and by_hand > began)
+
     def _lasts(self, holder: Holder) -> bool:
+        """Whether one look is enough: it is old, nobody moves it, or vacuum came in vain."""
         began = self.began(holder)
-        if began is None:  # a slot without its standby does not move by itself
-            return holder.cause == "horizon.slot_physical"
-        return self.last.at - began >= PATIENCE
+        if began is None:  # a slot that nobody reads
+            return holder.row.get("active") is False
+        vain = (heap for heap in self.heaps or () if heap.over and self.in_vain(holder, heap))
+        return self.last.at - began >= PATIENCE or any(vain)
 
 
 class Found(NamedTuple):

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgstats.evidence import Record
+from pgstats.evidence import Record, dotted
 from pgstats.why.words import identifier
+
+#: When each kind of vacuum or analyze last ended.
+_ENDED = ("last_vacuum", "last_autovacuum", "last_analyze", "last_autoanalyze")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Heap:
     def title(self) -> str:
         """As one asks about it: database.schema.table, of the table that owns it."""
         schema, name = self["owner_schema"] or self["schema"], self["owner_name"] or self["name"]
-        return f"{self.database}.{schema}.{name}"
+        return dotted(self.database, schema, name)
 
     @property
     def sql(self) -> str:
@@ -49,11 +52,18 @@ class Heap:
         return threshold is not None and self.dead > threshold
 
     @property
+    def vacuums(self) -> int:
+        """How many vacuums ended between the samples; none where the counters were reset."""
+        first, last = (
+            sum(row.get(name) or 0 for name in ("vacuum_count", "autovacuum_count"))
+            for row in (self.rows[0], self.rows[-1])
+        )
+        return max(0, last - first)
+
+    @property
     def vacuumed(self) -> bool:
         """Whether a vacuum ended between the samples."""
-        first, last = self.rows[0], self.rows[-1]
-        names = ("vacuum_count", "autovacuum_count")
-        return any((last.get(name) or 0) > (first.get(name) or 0) for name in names)
+        return self.vacuums > 0
 
     @property
     def lasting(self) -> bool:
@@ -68,8 +78,13 @@ class Heap:
         return "toast." if self["relkind"] == "t" and self["reloptions"] else ""
 
     def option(self, name: str) -> str | None:
-        """An option as somebody typed it; a TOAST table with none of its own has its table's."""
+        """An option as somebody typed it.
+
+        For autovacuum a TOAST table with none of its own has its table's.
+        """
         options = self["reloptions"] or self["owner_reloptions"] or ()
+        if self["relkind"] == "t" and not name.startswith("autovacuum_"):
+            options = self["reloptions"] or ()
         pairs = (one.partition("=") for one in options)
         return next((value for key, _, value in pairs if key == name), None)
 
@@ -88,7 +103,8 @@ class Heap:
     @property
     def signature(self) -> str:
         """What the samples show of vacuum and its success here, in a word."""
-        if not self.dead and not self["n_live_tup"] and self["reltuples"] and not self.last_vacuum:
+        counted = self.dead or self["n_live_tup"] or any(self[name] for name in _ENDED)
+        if self["reltuples"] and not counted:
             return "no_statistics"
         if not self.dead:
             return "no_dead_rows"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pgstats.evidence import INFO, Client, Remedy
 from pgstats.why.cause import Found
 from pgstats.why.heaps import Heap
-from pgstats.why.verdict import CLEAR, HELD, Verdict
-from pgstats.why.words import filled, lasting, several
+from pgstats.why.verdict import CLEAR, Verdict
+from pgstats.why.words import filled, lasting, plain, several
 
 WIDTH = 80
-#: Tables that are named in a sentence; `--json` names all.
-_NAMED = 3
+#: Tables that are named in a sentence, and what is shown of each kind; `--json` has all.
+_NAMED, _SHOWN = 3, 12
 
 Paint = Callable[[str, str], str]  # a text and what it is: a verdict, a severity, "command", "dim"
 
@@ -29,24 +29,42 @@ class _Words(dict[str, Any]):
 # ---- one cause
 
 
-def words(found: Found) -> Mapping[str, Any]:
-    """Everything that the templates of a cause may name."""
+def words(found: Found, named: str) -> Mapping[str, Any]:
+    """Everything that the templates of a cause may name; ``named`` is who it is."""
     values = _Words({**found.evidence, **found.values})
-    values["who"] = who(found)
+    values["who"] = named
     values["lasting"] = _lasting(found)
-    if found.blocker:
-        values["blocker"] = f"{values['blocker']} ({_application(found.blocker)})"
+    behind = found.blocker or (None if found.holder else found.client)
+    if "blocker" in values:
+        values["blocker"] += f" ({_application(behind)})" if behind else values["blocker_is"]
     return values
 
 
 def summary(found: Found) -> str:
     """The cause in one sentence."""
-    return filled(found.summary or found.cause.summary, words(found))
+    return _sentence(found, who(found))
+
+
+def _sentence(found: Found, named: str) -> str:
+    return filled(found.summary or found.cause.summary, words(found, named))
+
+
+def at_length(found: Found) -> str:
+    """The cause in one sentence, with the user and the way that a client came."""
+    client = found.client or found.blocker
+    user = client.user if client else found.evidence.get("usename")
+    via = client.via if client else ()
+    steps = [f"PgBouncer {step['pgbouncer']}, database {step['database']}" for step in via]
+    way = [f"user {user}"] if user and f"user {user}" not in who(found) else []
+    way += ["through " + ", behind ".join(steps)] if steps else []
+    if not way:
+        return summary(found)
+    return _sentence(found, f"{who(found)} ({', '.join(way)})")
 
 
 def remedies(found: Found) -> list[Remedy]:
     """What ends the cause, its texts filled in. Where the pooler can end it, that comes as well."""
-    values = words(found)
+    values = words(found, who(found))
     told = [
         Remedy(*(filled(text, values) for text in (one.command, one.where, one.needs)))
         for one in found.remedies or found.cause.remedies
@@ -63,9 +81,10 @@ def who(found: Found) -> str:
     if found.client:
         return _application(found.client)
     evidence = found.evidence
-    name = evidence.get("application_name") or f"user {evidence.get('usename', 'unknown')}"
     if "slot_name" in evidence:
         return f"slot {evidence['slot_name']}"
+    user = f"user {evidence['usename']}" if evidence.get("usename") else ""
+    name = evidence.get("application_name") or user or evidence.get("backend_type") or "a session"
     address, port = evidence.get("client_addr"), evidence.get("client_port")
     return f"{name} at {address}:{port}" if address else str(name)
 
@@ -147,6 +166,7 @@ def _cause(found: Found, rank: int) -> dict[str, Any]:
     scope = None
     if holder:
         scope = "catalog" if holder.catalogs else "this_db" if holder.database else "all_dbs"
+        scope = "shared" if found.cause.id == "horizon.shared_catalog" else scope
     return {
         "id": found.cause.id,
         "severity": found.severity,
@@ -188,23 +208,24 @@ def _client(client: Client) -> dict[str, Any]:
 
 def report(verdict: Verdict, paint: Paint = lambda text, _: text, width: int = WIDTH) -> str:
     """The verdict for a person, without a line longer than ``width`` but for commands and names."""
-    parts = [*_wrapped(_headline(verdict), width)]
-    parts[:1] = [paint(parts[0], verdict.verdict)]
-    for rank, found in enumerate(verdict.causes, 1):
-        parts += ["", *_paragraph(found, rank, paint, width)]
-    parts += _section("Innocent", (f"{one.who}: {one.why}" for one in verdict.innocent), width)
-    parts += _section("Not looked at", (f"{one.what}: {one.why}" for one in verdict.limits), width)
-    for grant in dict.fromkeys(one.grant for one in verdict.limits if one.grant):
-        parts += [f"  {paint(grant, 'command')}"]
+    parts = [paint(line, verdict.verdict) for line in _wrapped(_headline(verdict), width)]
+    for rank, found in enumerate(verdict.causes[:_SHOWN], 1):
+        parts += ["", *_paragraph(verdict, found, rank, paint, width)]
+    if more := len(verdict.causes) - _SHOWN:
+        parts += ["", f"And {several(more, 'more cause')}: --json lists all."] if more > 0 else []
+    parts += _section("Innocent", [f"{one.who}: {one.why}" for one in verdict.innocent], width)
+    parts += _section("Not looked at", [f"{one.what}: {one.why}" for one in verdict.limits], width)
+    if grants := dict.fromkeys(one.grant for one in verdict.limits if one.grant):
+        parts += ["", "To see more:", *(f"  {paint(plain(one), 'command')}" for one in grants)]
     return "\n".join(parts) + "\n"
 
 
-def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+def _wrapped(text: str, width: int, indent: str = "", hang: str = "") -> list[str]:
     return textwrap.wrap(
-        text,
+        plain(text),
         width,
         initial_indent=indent,
-        subsequent_indent=indent,
+        subsequent_indent=indent + hang,
         break_long_words=False,
         break_on_hyphens=False,
     ) or [""]
@@ -214,17 +235,29 @@ def _headline(verdict: Verdict) -> str:
     """The whole in one sentence."""
     about = _about(verdict)
     worst = [found for found in verdict.causes if found.severity != INFO]
-    if verdict.verdict == HELD:
-        rows = max(found.rows for found in worst)
-        what = (
-            f"{several(rows, 'dead row')} cannot be removed"
-            if rows
-            else "vacuum cannot do its work"
-        )
-        return f"{about}: {what}: {summary(worst[0])}{_through(worst[0])}."
+    if worst:
+        return f"{about}: {_rows(verdict, worst)} because {at_length(worst[0])}."
     if verdict.verdict == CLEAR:
         return f"{about}: nothing keeps dead rows from being removed."
+    if verdict.case.last.server.get("in_recovery"):
+        return f"{about}: it cannot be told on a standby whether dead rows are kept."
     return f"{about}: it cannot be told whether dead rows are kept; see below what was not seen."
+
+
+def _rows(verdict: Verdict, worst: Sequence[Found]) -> str:
+    """How many rows are stuck, and how good that number is."""
+    rows = max(found.rows for found in worst)
+    if not rows:
+        return "vacuum cannot do its work"
+    if not worst[0].holder:
+        return f"{several(rows, 'dead row')} are not removed"
+    heaps = [heap for heap in verdict.case.heaps or () if heap.title in worst[0].tables]
+    qualities = {quality for held, quality in (stuck(verdict, heap) for heap in heaps) if held}
+    prefix = next((_QUALITY[one] for one in ("at_most", "about") if one in qualities), "")
+    return f"{prefix}{several(rows, 'dead row')} cannot be removed"
+
+
+_QUALITY = {"at_most": "up to ", "about": "about "}
 
 
 def _about(verdict: Verdict) -> str:
@@ -238,38 +271,47 @@ def _about(verdict: Verdict) -> str:
     return hit[0] + (f" and {several(more, 'other table')}" if more else "")
 
 
-def _through(found: Found) -> str:
-    """Through which poolers the client came."""
-    if not found.client or not found.client.via:
-        return ""
-    steps = ", ".join(
-        f"PgBouncer {step['pgbouncer']}, database {step['database']}" for step in found.client.via
-    )
-    return f", through {steps}"
+def _paragraph(
+    verdict: Verdict, found: Found, rank: int, paint: Paint, width: int
+) -> Iterator[str]:
+    yield paint(f"{rank}. {found.cause.id} ({found.severity})", found.severity)
+    if found.holder and found.severity == INFO and not found.tables:  # nobody has to be ended
+        yield from _wrapped(f"{at_length(found)}. No table waits for it yet.", width, "   ")
+        return
+    for text in _sentences(verdict, found):
+        yield from _wrapped(text, width, "   ")
+    for remedy in remedies(found):
+        yield from _wrapped(f"On {remedy.where}" + _needing(remedy) + ":", width, "   ")
+        yield from (f"     {paint(plain(line), 'command')}" for line in remedy.command.split("\n"))
+    for text in (*(f"To prevent it: {one}" for one in found.cause.prevention), *found.limits):
+        yield from _wrapped(text, width, "   ")
 
 
-def _paragraph(found: Found, rank: int, paint: Paint, width: int) -> Iterator[str]:
-    head = f"{rank}. {found.cause.id} ({found.severity})"
-    yield paint(head, found.severity)
-    yield from _wrapped(f"{summary(found)}{_through(found)}.", width, "   ")
+def _sentences(verdict: Verdict, found: Found) -> Iterator[str]:
+    """What is to be said of a cause before its remedies."""
+    yield f"{at_length(found)}."
     if found.tables:
         named = ", ".join(found.tables[:_NAMED])
         more = len(found.tables) - _NAMED
         rest = f" and {more} more" if more > 0 else ""
-        yield from _wrapped(f"Tables: {named}{rest}{_dead(found)}", width, "   ")
-    yield from _wrapped(_evidence(found), width, "   ")
-    yield from _wrapped(_frees(found), width, "   ") if found.holder else ()
-    for remedy in remedies(found):
-        yield from _wrapped(f"On {remedy.where}" + _needing(remedy) + ":", width, "   ")
-        yield from (f"     {paint(line, 'command')}" for line in remedy.command.splitlines())
-    for text in found.cause.prevention:
-        yield from _wrapped(f"To prevent it: {text}", width, "   ")
-    for text in found.limits:
-        yield from _wrapped(text, width, "   ")
+        yield f"Tables: {named}{rest}{_dead(found)}"
+    yield _evidence(found)
+    if found.client and found.client.silent is not None:
+        yield f"The client's last request came {lasting(found.client.silent)} ago."
+    if vacuums := _vacuums(verdict, found):
+        yield f"Vacuum came {several(vacuums, 'time')} while this was watched, in vain."
+    if frees := _frees(found):
+        yield frees
 
 
 def _dead(found: Found) -> str:
     return f" ({several(found.rows, 'dead row')})" if found.rows else ""
+
+
+def _vacuums(verdict: Verdict, found: Found) -> int:
+    """How often vacuum came, between the looks, to what a holder keeps."""
+    heaps = verdict.case.heaps or () if found.holder else ()
+    return sum(heap.vacuums for heap in heaps if heap.title in found.tables)
 
 
 def _needing(remedy: Remedy) -> str:
@@ -279,35 +321,52 @@ def _needing(remedy: Remedy) -> str:
 def _evidence(found: Found) -> str:
     """The evidence as name=value; times are said, a query comes last."""
     at = found.values.get("at")
-    shown = []
-    for name, value in found.evidence.items():
-        if name in ("query", "client_addr", "client_port") or value is None:
-            continue
-        shown.append(f"{name}={_value(name, value, at)}")
+    shown = [
+        f"{name}={_value(name, value, at)}"
+        for name, value in found.evidence.items()
+        if name not in _ELSEWHERE and value is not None
+    ]
     text = "Evidence: " + ", ".join(shown)
     query = " ".join(str(found.evidence.get("query") or "").split())
-    return f"{text}. Last statement: {query[:200]}" if query else text
+    return text if query in ("", _MASKED) else f"{text}. Last statement: {query[:200]}"
+
+
+#: Evidence that is in the sentence already, or comes last.
+_ELSEWHERE = ("query", "client_addr", "client_port")
+#: What stands instead of the query of another role.
+_MASKED = "<insufficient privilege>"
+_TIMES = ("prepared", "started", "last_autovacuum")
 
 
 def _value(name: str, value: Any, at: float | None) -> str:
-    is_time = name.endswith(("_start", "_change", "_since")) or name == "prepared"
+    """A value as one says it."""
+    is_time = name.endswith(("_start", "_change", "_since", "_reset")) or name in _TIMES
     if is_time and at is not None and isinstance(value, int | float):
         return f"{lasting(at - value)} ago"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={_value(key, one, at)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return f"[{'; '.join(_value('', one, at) for one in value)}]"
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _frees(found: Found) -> str:
     if not found.tables:
-        return "No table waits for it yet."
+        return "No table waits for it yet." if found.holder else ""
+    if found.severity == INFO and not found.holder:
+        return ""
     if found.alone:
         return f"Ending it lets up to {several(found.alone, 'row')} go."
     if found.alone is None:
         return f"Ending it frees a part; the rest is held by {found.next}."
-    return f"Ending it alone frees nothing: {found.next} holds as much." if found.next else ""
+    return f"Ending it alone frees nothing: {found.next} is in the way too." if found.next else ""
 
 
-def _section(title: str, lines: Iterable[str], width: int) -> list[str]:
-    told = [row for line in lines for row in _wrapped(f"- {line}", width, "  ")]
-    return ["", f"{title}:", *told] if told else []
+def _section(title: str, lines: Sequence[str], width: int) -> list[str]:
+    more = [f"and {len(lines) - _SHOWN} more: --json lists all"] if len(lines) > _SHOWN else []
+    bullets = [
+        row for line in [*lines[:_SHOWN], *more] for row in _wrapped(f"- {line}", width, "  ", "  ")
+    ]
+    return ["", f"{title}:", *bullets] if bullets else []

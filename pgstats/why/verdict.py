@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pgstats.evidence import INFO, SEVERITIES, Innocent, Limit, Sample
+from pgstats.evidence import CRITICAL, INFO, SEVERITIES, Innocent, Limit, Sample
 from pgstats.model import Failure
+from pgstats.why import looks
 from pgstats.why.cause import Case, Found
 from pgstats.why.causes import CAUSES
 from pgstats.why.holders import innocents
+from pgstats.why.words import identifier
 
 CLEAR, HELD, UNKNOWN = "clear", "held", "unknown"
 
@@ -28,8 +31,10 @@ def judge(case: Case, limits: Iterable[Limit] = ()) -> Verdict:
     """The verdict on a case; ``limits`` are what is known already not to have been looked at."""
     found, bugs = _detected(case)
     ranked = _ranked(_freed(found))
-    limited = [*limits, *_limits(case.last), *bugs]
-    return Verdict(_verdict(case, ranked, limited), case, ranked, innocents(case.last), limited)
+    unseen = [*limits, *_limits(case.last), *bugs, *looks.doubts(case)]
+    word = _verdict(case, ranked, unseen)
+    innocent = [*innocents(case.last), *looks.harmless(case, ranked)]
+    return Verdict(word, case, ranked, innocent, [*unseen, *looks.once(case)])
 
 
 def _detected(case: Case) -> tuple[list[Found], list[Limit]]:
@@ -42,6 +47,8 @@ def _detected(case: Case) -> tuple[list[Found], list[Limit]]:
                 found += cause.detect(cause, case)
             except Exception as error:
                 bugs.append(Limit(cause.id, Failure.bug(cause.id, error).message))
+    if case.last.server.get("in_recovery"):  # what it holds is its primary's trouble
+        found = [one._replace(severity=INFO) for one in found]
     return found, bugs
 
 
@@ -59,32 +66,52 @@ def _ranked(found: Iterable[Found]) -> list[Found]:
     return sorted(found, key=key)
 
 
-def _freed(found: Iterable[Found]) -> Iterator[Found]:
-    """What ending each holder alone would free.
+def _freed(every: Sequence[Found]) -> Iterator[Found]:
+    """What ending each alone would free.
 
-    Ending any but the oldest frees nothing: the horizon stays where it is. Ending the oldest moves
-    it to the next; how many rows lie between nobody knows.
+    Ending any holder but the oldest frees nothing: the horizon stays where it is. Ending the oldest
+    moves it to the next; how many rows lie between nobody knows. And nothing is freed while no
+    vacuum comes, nor by one that comes while somebody holds the rows.
     """
-    every = list(found)
+    oldest: dict[str, list[Found]] = defaultdict(list)
+    away: dict[str, list[Found]] = defaultdict(list)
+    for one in sorted(every, key=_age, reverse=True):
+        for table in one.tables:
+            if one.holder and len(oldest[table]) < _ENOUGH:
+                oldest[table].append(one)
+            elif not one.holder and one.severity == CRITICAL:
+                away[table].append(one)
     for one in every:
-        if one.holder is None:
-            yield one
-            continue
-        rivals = [
-            other
-            for other in every
-            if other.holder and other is not one and set(other.tables) & set(one.tables)
-        ]
-        rivals.sort(key=lambda other: -(other.holder.xid_age if other.holder else 0))
-        yield _alone(one, rivals)
+        holding, keeping = _others(one, oldest), _others(one, away)
+        yield _alone(one, holding, keeping) if one.tables else one
 
 
-def _alone(one: Found, rivals: Sequence[Found]) -> Found:
-    if not rivals:
+#: Holders of a table that have to be known: the oldest, and the one after it.
+_ENOUGH = 2
+
+
+def _age(one: Found) -> int:
+    return one.holder.xid_age if one.holder else 0
+
+
+def _others(one: Found, known: Mapping[str, Sequence[Found]]) -> list[Found]:
+    """Who else is known for the same tables, the oldest first, less the same culprit."""
+    found = [other for table in one.tables for other in known[table] if other is not one]
+    return sorted((other for other in found if _culprit(other) != _culprit(one)), key=_age)[::-1]
+
+
+def _culprit(one: Found) -> object:
+    evidence = one.evidence
+    return evidence.get("pid") or evidence.get("gid") or evidence.get("slot_name") or id(one)
+
+
+def _alone(one: Found, holding: Sequence[Found], keeping: Sequence[Found]) -> Found:
+    if keeping:
+        return one._replace(alone=0, next=keeping[0].cause.id)
+    if not holding:
         return one._replace(alone=one.rows)
-    age = one.holder.xid_age if one.holder else 0
-    first = rivals[0].holder
-    behind = first is not None and first.xid_age >= age
+    first = holding[0].holder
+    behind = not one.holder or _age(holding[0]) >= _age(one)
     return one._replace(alone=0 if behind else None, next=first.name if first else "")
 
 
@@ -96,7 +123,14 @@ def _limits(sample: Sample) -> Iterator[Limit]:
         yield Limit(
             "pg_stat_activity: state, query, start and address of other sessions",
             "the role lacks pg_read_all_stats",
-            f'GRANT pg_monitor TO "{role}";',
+            f"GRANT pg_monitor TO {identifier(role)};",
+        )
+    if server.get("in_recovery"):
+        sender = next(iter(sample.rows("receiver")), {})
+        host, port = sender.get("sender_host"), sender.get("sender_port")
+        where = f", at {host}:{port}" if host and port else ""
+        yield Limit(
+            "dead rows and vacuum", f"a standby knows nothing of them: ask its primary{where}"
         )
     for name, failure in sample.missing.items():
         yield Limit(name, str(failure))

@@ -9,133 +9,53 @@ from typing import Any
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*\Z")
 #: Words that must be quoted where a name is meant: those of the keyword list that a name may meet.
-_RESERVED = frozenset(
-    [
-        "all",
-        "analyse",
-        "analyze",
-        "and",
-        "any",
-        "array",
-        "as",
-        "asc",
-        "asymmetric",
-        "authorization",
-        "between",
-        "binary",
-        "both",
-        "case",
-        "cast",
-        "check",
-        "collate",
-        "collation",
-        "column",
-        "concurrently",
-        "constraint",
-        "create",
-        "cross",
-        "current_catalog",
-        "current_date",
-        "current_role",
-        "current_schema",
-        "current_time",
-        "current_timestamp",
-        "current_user",
-        "default",
-        "deferrable",
-        "desc",
-        "distinct",
-        "do",
-        "else",
-        "end",
-        "except",
-        "false",
-        "fetch",
-        "for",
-        "foreign",
-        "freeze",
-        "from",
-        "full",
-        "grant",
-        "group",
-        "having",
-        "ilike",
-        "in",
-        "initially",
-        "inner",
-        "intersect",
-        "into",
-        "is",
-        "isnull",
-        "join",
-        "lateral",
-        "leading",
-        "left",
-        "like",
-        "limit",
-        "localtime",
-        "localtimestamp",
-        "natural",
-        "not",
-        "notnull",
-        "null",
-        "offset",
-        "on",
-        "only",
-        "or",
-        "order",
-        "outer",
-        "overlaps",
-        "placing",
-        "primary",
-        "references",
-        "returning",
-        "right",
-        "select",
-        "session_user",
-        "similar",
-        "some",
-        "symmetric",
-        "system_user",
-        "table",
-        "tablesample",
-        "then",
-        "to",
-        "trailing",
-        "true",
-        "union",
-        "unique",
-        "user",
-        "using",
-        "variadic",
-        "verbose",
-        "when",
-        "where",
-        "window",
-        "with",
-        "values",
-        "coalesce",
-        "exists",
-        "extract",
-    ]
-)
+_WORDS = """
+all analyse analyze and any array as asc asymmetric authorization between binary both case
+cast check coalesce collate collation column concurrently constraint create cross
+current_catalog current_date current_role current_schema current_time current_timestamp
+current_user default deferrable desc distinct do else end except exists extract false
+fetch for foreign freeze from full grant group having ilike in initially inner intersect
+into is isnull join lateral leading left like limit localtime localtimestamp natural not
+notnull null offset on only or order outer overlaps placing primary references returning
+right select session_user similar some symmetric system_user table tablesample then to
+trailing true union unique user using values variadic verbose when where window with
+"""
+_RESERVED = frozenset(_WORDS.split())
 
 
 def identifier(name: str) -> str:
-    """A name as SQL text, quoted where it has to be."""
+    """A name as SQL text, quoted where it has to be; nothing in it reaches a terminal as it is."""
     if _PLAIN.match(name) and name not in _RESERVED:
         return name
     doubled = name.replace('"', '""')
-    return f'"{doubled}"'
+    if name.isprintable():
+        return f'"{doubled}"'
+    escaped = _escaped(doubled.replace("\\", "\\\\"), "\\{:04X}", "\\+{:06X}")
+    return f'U&"{escaped}"'
 
 
 def literal(text: str) -> str:
-    """A string as SQL text."""
+    """A string as SQL text; nothing in it reaches a terminal as it is."""
     doubled = text.replace("'", "''")
-    if "\\" not in text:
+    if "\\" not in text and text.isprintable():
         return f"'{doubled}'"
-    escaped = doubled.replace("\\", "\\\\")
+    escaped = _escaped(doubled.replace("\\", "\\\\"), "\\u{:04X}", "\\U{:08X}")
     return f"E'{escaped}'"
+
+
+def _escaped(text: str, short: str, long: str) -> str:
+    """A text with what is not printable by its number."""
+
+    def spelt(character: str) -> str:
+        form = short if character <= "\uffff" else long
+        return character if character.isprintable() else form.format(ord(character))
+
+    return "".join(map(spelt, text))
+
+
+def plain(text: str) -> str:
+    """One line that moves no cursor and changes no colour, whatever somebody has named so."""
+    return text if text.isprintable() else _escaped(text, "\\u{:04x}", "\\U{:08x}")
 
 
 def lasting(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,17 +37,20 @@ _SEE = Remedy("GRANT pg_monitor TO {role!i};", needs="a superuser")
 _TRACK = Remedy("ALTER ROLE {usename!i} RESET track_activities;", needs="CREATEROLE")
 
 
-def keeps(holder: Holder, heap: Heap) -> bool:
-    """Whether a holder keeps the dead rows of a heap."""
-    here = holder.database in ("", heap.database)
-    return here and heap.dead > 0 and (not holder.catalogs or heap.is_catalog)
-
-
 def _held(cause: Cause, case: Case) -> Iterator[Found]:
     """Every holder that counts and is of this cause."""
     for holder in _relevant(case):
         if holder.cause == cause.id:
-            yield found(cause, case, holder)
+            name = holder.row.get("application_name") or ""
+            hints = tuple(hint for pattern, hint in _BEHIND if re.search(pattern, name))
+            yield found(cause, case, holder, limits=hints)
+
+
+#: Who is behind sessions that another server has opened, by the names they give themselves.
+_BEHIND = (
+    (r"^postgres_fdw$", "A session of the PostgreSQL at that address is behind it: look there."),
+    (r"_sync_\d+", "A subscriber copies a table: look there for its worker, and who blocks that."),
+)
 
 
 def _relevant(case: Case) -> list[Holder]:
@@ -56,7 +60,7 @@ def _relevant(case: Case) -> list[Holder]:
 
 def found(cause: Cause, case: Case, holder: Holder, **more: Any) -> Found:
     """A holder as a cause at work."""
-    hit = [heap for heap in case.heaps or () if keeps(holder, heap)]
+    hit = [heap for heap in case.heaps or () if case.keeps(holder, heap)]
     began = case.began(holder)
     owner = case.owner(holder)
     usual: dict[str, Any] = {
@@ -126,12 +130,11 @@ def _blocked(one: Found, case: Case, pid: int) -> Found:
     if not behind:
         return one
     kind, row = behind[0]
-    who = f"pid {row['pid']}" if kind == "pid" else f"prepared transaction {row['gid']}"
     cure = {
         "blocker_pid": row.get("pid"),
         "gid": row.get("gid"),
         "database": row.get("database"),
-        "blocker": who,
+        **roots.named(kind, row),
     }
     blockers = [row.get("pid", row.get("gid")) for _, row in behind]
     remedy = _END_BLOCKER if kind == "pid" else _ROLLBACK
@@ -139,13 +142,20 @@ def _blocked(one: Found, case: Case, pid: int) -> Found:
         evidence={**one.evidence, "blockers": blockers},
         sessions=(*one.sessions, *((row,) if kind == "pid" else ())),
         values={**one.values, **cure},
-        root=who,
+        root=cure["blocker"],
         summary="{who} waits for a lock of {blocker}{lasting} (pid {pid})",
         remedies=(remedy, _CANCEL),
     )
 
 
 _END_BLOCKER = Remedy("SELECT pg_terminate_backend({blocker_pid});", needs="pg_signal_backend")
+
+
+def _orphaned(cause: Cause, case: Case) -> Iterator[Found]:
+    """Prepared transactions, with the sessions that wait for them."""
+    for one in _held(cause, case):
+        waiting = roots.waiting(case.last, one.evidence["gid"])
+        yield one._replace(evidence={**one.evidence, "waiting": waiting}) if waiting else one
 
 
 def _building(cause: Cause, case: Case) -> Iterator[Found]:
@@ -163,8 +173,9 @@ def _applying(cause: Cause, case: Case) -> Iterator[Found]:
     workers = {row["pid"]: row for row in case.last.rows("subscriptions")}
     for one in _held(cause, case):
         pid = one.evidence["pid"]
-        name = workers.get(pid, {}).get("subname")
-        named = one._replace(evidence={**one.evidence, "subname": name} if name else one.evidence)
+        worker = workers.get(pid, {})
+        shown = {key: worker[key] for key in ("subname", "relid") if worker.get(key)}
+        named = one._replace(evidence={**one.evidence, **shown})
         behind = _blocked(named, case, pid)
         if behind is named:
             yield named
@@ -199,23 +210,29 @@ def _fed_back(cause: Cause, case: Case) -> Iterator[Found]:
 
 
 def _on_standby(one: Found, case: Case) -> Found:
-    """Who holds the same transaction on a standby that was asked: a session, or a slot there."""
-    for name, sample in case.standbys.items():
-        there = [
-            holder for holder in holders(sample) if one.holder and holder.xid == one.holder.xid
-        ]
-        for holder in there:
-            kind = "slot" if "slot_name" in holder.row else "session"
-            shown = {f"standby_{key}": value for key, value in evidence(holder).items()}
-            cure = {"standby": name, **shown}
-            return one._replace(
-                root=f"{holder.name} of {name}",
-                evidence={**one.evidence, **shown},
-                values={**one.values, **cure},
-                summary=_THERE[kind],
-                remedies=(_END_THERE[kind], *one.cause.remedies[1:]),
-            )
-    return one
+    """Who holds the same transaction on a standby that was asked: a session, or a slot there.
+
+    One that only hands on what a further standby needs is named where that one was not asked.
+    """
+    there = [
+        (name, holder)
+        for name, sample in case.standbys.items()
+        for holder in holders(sample)
+        if one.holder and holder.xid == one.holder.xid
+    ]
+    there.sort(key=lambda pair: pair[1].cause == one.cause.id)
+    if not there or there[0][1].cause == one.cause.id:
+        return one
+    name, holder = there[0]
+    kind = "slot" if "slot_name" in holder.row else "session"
+    shown = {f"standby_{key}": value for key, value in evidence(holder).items()}
+    return one._replace(
+        root=f"{holder.name} of {name}",
+        evidence={**one.evidence, **shown},
+        values={**one.values, "standby": name, **shown},
+        summary=_THERE[kind],
+        remedies=(_END_THERE[kind], *one.cause.remedies[1:]),
+    )
 
 
 _THERE = {
@@ -311,8 +328,25 @@ def _shared(cause: Cause, case: Case) -> Iterator[Found]:
         return
     for holder in case.steady:
         if holder.database not in ("", case.database):
+            kind = "gid" if "gid" in holder.row else "pid"
             one = found(cause, case, holder._replace(cause=cause.id, database=""))
-            yield one._replace(severity=INFO, root=holder.database)
+            remedy = _TERMINATE if kind == "pid" else _ROLLBACK
+            yield one._replace(
+                severity=INFO,
+                tables=tuple(dict.fromkeys(heap.title for heap in hit)),
+                rows=sum(heap.dead for heap in hit),
+                summary=_SHARES[kind],
+                values={**one.values, "where": holder.database},
+                remedies=(remedy,),
+            )
+
+
+_SHARES = {
+    "pid": "{who} in database {where} holds the catalogs that all databases share{lasting} "
+    "(pid {pid})",
+    "gid": "prepared transaction {gid!l} in database {where} holds the catalogs that all databases "
+    "share{lasting}",
+}
 
 
 def _cause(name: str, text: str, severities: str, **more: Any) -> Cause:
@@ -331,7 +365,7 @@ CAUSES = (
         remedies=(_TERMINATE,),
         prevention=(
             "PostgreSQL: idle_in_transaction_session_timeout",
-            "PgBouncer: idle_transaction_timeout",
+            "PgBouncer: idle_transaction_timeout; from 1.25 on transaction_timeout",
         ),
     ),
     _cause(
@@ -347,6 +381,7 @@ CAUSES = (
         "prepared_xact",
         "A prepared transaction was never committed nor rolled back",
         "cwi",
+        detect=_orphaned,
         needs=("prepared",),
         summary="prepared transaction {gid!l} of {owner} has been waiting{lasting}",
         remedies=(_ROLLBACK,),
@@ -454,7 +489,6 @@ CAUSES = (
         "i",
         detect=_shared,
         cheap=False,
-        summary="{who} in database {datname} holds shared catalogs{lasting} (pid {pid})",
-        remedies=(_TERMINATE,),
+        summary="a transaction of another database holds the catalogs that all databases share",
     ),
 )

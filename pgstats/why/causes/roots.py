@@ -28,6 +28,25 @@ def blockers(sample: Sample, pid: int) -> Iterator[tuple[str, Record]]:
                     yield "pid", sessions.get(other, {"pid": other})
 
 
+def named(kind: str, row: Record) -> Record:
+    """Who somebody behind is, as values for texts: ``blocker``, and ``blocker_is`` besides."""
+    if kind == "gid":
+        return {"blocker": f"prepared transaction {row['gid']}", "blocker_is": ""}
+    name, host = row.get("application_name"), row.get("client_addr")
+    at = f" at {host}:{row.get('client_port')}" if host else ""
+    return {"blocker": f"pid {row['pid']}", "blocker_is": f" ({name}{at})" if name else ""}
+
+
+def waiting(sample: Sample, gid: str) -> list[int]:
+    """The sessions that wait for a prepared transaction."""
+    return [
+        row["pid"]
+        for row in sample.rows("activity")
+        if 0 in (row.get("blockers") or ())
+        and gid in (one["gid"] for one in _prepared(sample, row["pid"]))
+    ]
+
+
 def _prepared(sample: Sample, pid: int) -> list[Record]:
     """The prepared transactions that a session waits for.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pgstats.evidence import CRITICAL, INFO, WARNING, Record, Remedy
 from pgstats.why.cause import Case, Cause, Found
 from pgstats.why.causes import roots, workers
-from pgstats.why.causes.horizon import keeps, values
+from pgstats.why.causes.horizon import values
 from pgstats.why.causes.workers import Worker
 from pgstats.why.heaps import Heap
 from pgstats.why.words import identifier, lasting
@@ -63,10 +63,8 @@ def _on(cause: Cause, case: Case, heap: Heap, evidence: Record, **more: Any) -> 
 def _neglected(case: Case) -> Iterator[Heap]:
     """Heaps over their threshold to which no vacuum has come: neither now nor since their hold."""
     for heap in case.heaps or ():
-        holds = (case.began(h) for h in case.steady if keeps(h, heap))
-        since = min((when for when in holds if when is not None), default=None)
-        in_vain = since is not None and heap.last_vacuum is not None and heap.last_vacuum > since
-        if heap.lasting and heap.over and heap["persistent"] != "t" and not in_vain:
+        neglected = heap.lasting and heap.over and heap["persistent"] != "t"
+        if neglected and not any(case.in_vain(h, heap) for h in case.steady):
             yield heap
 
 
@@ -107,6 +105,11 @@ def _global(cause: Cause, case: Case, evidence: Record, hit: list[Heap], **more:
 
 def _every(case: Case, heap: Heap) -> list[list[Worker]]:
     return workers.seen(heap, tuple(case.samples))
+
+
+def _sees_workers(case: Case) -> bool:
+    """Whether the role sees who is a worker: to one that does not, nobody seems to come."""
+    return bool(case.last.server.get("sees_all"))
 
 
 def _alone(case: Case, heap: Heap) -> bool:
@@ -175,6 +178,8 @@ def _naptime(cause: Cause, case: Case) -> Iterator[Found]:
 
 def _starved(cause: Cause, case: Case) -> Iterator[Found]:
     """One database that is near its wraparound gets every worker; the others get none."""
+    if not _sees_workers(case):
+        return
     served = {row.get("datname") for one in case.samples for row in workers.workers(one)}
     forced = [row for row in case.last.rows("databases") if _is_forced(row, case)]
     forced.sort(key=lambda row: (row["datname"] in served, row["xid_age"], row["mxid_age"]))
@@ -203,11 +208,16 @@ def _saturated(cause: Cause, case: Case) -> Iterator[Found]:
     counts = [len(workers.workers(sample)) for sample in case.samples]
     if not limit or min(counts) < limit:
         return
-    busy = [f"pid {row['pid']}: {row.get('query')}" for row in workers.workers(case.last)]
+    busy = list(workers.busy(case.last))
+    cost = max(1000, *(int(case.last.setting(name) or 0) for name in _COST_LIMITS))
     for heap in _reachable(case):
         if _alone(case, heap):
             shown = {"workers": counts[-1], "autovacuum_max_workers": limit, "busy": busy}
-            yield _on(cause, case, heap, shown, values=shown)
+            more = {"more_workers": 2 * limit, "more_cost": min(10000, 2 * cost)}
+            yield _on(cause, case, heap, shown, values={**shown, **more})
+
+
+_COST_LIMITS = ("autovacuum_vacuum_cost_limit", "vacuum_cost_limit")
 
 
 def _wraparound_waits(cause: Cause, case: Case) -> Iterator[Found]:
@@ -226,16 +236,15 @@ def _wraparound_waits(cause: Cause, case: Case) -> Iterator[Found]:
                 [],
                 values={**values(case), **cure, "worker": row["pid"]},
                 remedies=_ends(behind),
+                sessions=tuple(one for _, one in behind[:1] if "datid" in one),
             )
 
 
 def _end(blocker: tuple[str, Record]) -> Record:
     """The values that the remedy against somebody with a lock needs."""
     kind, row = blocker
-    who = f"pid {row['pid']}" if kind == "pid" else f"prepared transaction {row['gid']}"
-    return {"pid": row.get("pid"), "gid": row.get("gid"), "blocker": who} | (
-        {"database": row["database"]} if kind == "gid" else {}
-    )
+    found = {"pid": row.get("pid"), "gid": row.get("gid"), **roots.named(kind, row)}
+    return found | ({"database": row["database"]} if kind == "gid" else {})
 
 
 def _ends(behind: list[tuple[str, Record]]) -> tuple[Remedy, ...]:
@@ -299,7 +308,7 @@ def _pace(case: Case, heap: Heap, worker: Worker) -> dict[str, Any]:
 
 def _delay(case: Case, heap: Heap) -> dict[str, Any]:
     """The delay and the limit that a worker lives by, and who sets them."""
-    shown: dict[str, Any] = {}
+    shown: dict[str, Any] = {"source": "settings"}
     for name in ("autovacuum_vacuum_cost_delay", "autovacuum_vacuum_cost_limit"):
         own = heap.option(name)
         shown[name] = own or case.last.setting(name)
@@ -326,7 +335,7 @@ def _pinned(cause: Cause, case: Case) -> Iterator[Found]:
             if row["pid"] in readers and row["pid"] != worker.pid and row.get("backend_xmin")
         ]
         shown = {"worker": worker.pid, "phase": worker.progress.get("phase")}
-        told = {"suspects": [row["pid"] for row in suspects], **shown}
+        told = {"suspects": [row["pid"] for row in suspects], **shown, **_named(suspects)}
         yield _on(
             cause,
             case,
@@ -334,8 +343,21 @@ def _pinned(cause: Cause, case: Case) -> Iterator[Found]:
             told,
             values={**told, "pid": suspects[0]["pid"] if suspects else None},
             remedies=(_TERMINATE,) if suspects else (),
+            summary=_PINS if suspects else "",
             sessions=tuple(suspects[:1]),
         )
+
+
+_PINS = (
+    "the worker at {heap} (pid {worker}) waits for a page that is pinned, as it seems by {who} "
+    "(pid {pid})"
+)
+
+
+def _named(rows: Sequence[Record]) -> Record:
+    """Who the first of some sessions is."""
+    names = ("usename", "application_name", "client_addr", "client_port")
+    return {name: row[name] for row in rows[:1] for name in names if row.get(name) is not None}
 
 
 def _cancelled(cause: Cause, case: Case) -> Iterator[Found]:
@@ -349,10 +371,12 @@ def _cancelled(cause: Cause, case: Case) -> Iterator[Found]:
             if pids & set(row.get("blockers") or ())
         }
         if len(pids) > 1 and behind:  # else they fail by themselves
-            names = ("application_name", "usename", "query")
-            waits = [{k: row.get(k) for k in ("pid", *names)} for row in behind.values()]
-            shown = {"workers": sorted(pids), "waiting": waits}
-            yield _on(cause, case, heap, shown, values=shown)
+            names = ("pid", "application_name", "usename", "query")
+            first, *_ = rows = list(behind.values())
+            waits = [{key: row.get(key) for key in names} for row in rows]
+            shown = {"workers": sorted(pids), "waiting": waits, "pid": first["pid"]}
+            told = {**shown, **_named(rows)}
+            yield _on(cause, case, heap, told, values=shown, sessions=tuple(rows[:1]))
 
 
 def _lock_held(cause: Cause, case: Case) -> Iterator[Found]:
@@ -362,9 +386,7 @@ def _lock_held(cause: Cause, case: Case) -> Iterator[Found]:
             if row is None:
                 continue
             kind = "gid" if "gid" in row else "pid"
-            names = ("pid", "gid", "usename", "owner", "application_name", "state", "query")
-            times = ("xact_start", "state_change", "prepared")
-            shown = {n: row[n] for n in (*names, *times) if row.get(n) is not None}
+            shown = {n: row[n] for n in _LOCKER if row.get(n) is not None}
             since = row.get("xact_start") or row.get("prepared")
             yield _on(
                 cause,
@@ -373,10 +395,18 @@ def _lock_held(cause: Cause, case: Case) -> Iterator[Found]:
                 {"mode": lock["mode"], **shown},
                 values={**shown, **_end((kind, row))},
                 remedies=(_TERMINATE if kind == "pid" else _ROLLBACK,),
+                summary=_END_LOCK if kind == "pid" else "",
                 since=since,
                 since_known=since is not None,
                 sessions=(row,) if "datid" in row else (),
             )
+
+
+_LOCKER = (
+    *("pid", "gid", "usename", "owner", "application_name", "client_addr", "client_port"),
+    *("state", "xact_start", "state_change", "prepared", "query"),
+)
+_END_LOCK = "{who} has a lock ({mode}) on {heap}{lasting} (pid {pid}), and autovacuum passes it by"
 
 
 def _locks(case: Case, heap: Heap) -> list[Record]:
@@ -412,6 +442,8 @@ def _lock_holder(case: Case, lock: Record) -> Record | None:
 
 def _failing(cause: Cause, case: Case) -> Iterator[Found]:
     """By exclusion: nothing keeps autovacuum away, and yet no vacuum ends."""
+    if not _sees_workers(case):
+        return
     others = (_naptime, _starved, _saturated, _cancelled, _lock_held)
     explained = {
         (table, found.evidence.get("heap"))
@@ -426,7 +458,7 @@ def _failing(cause: Cause, case: Case) -> Iterator[Found]:
             continue
         since = case.over_since(heap)
         long = case.last.at - since >= _NAPTIMES * naptime
-        if not long and any(keeps(h, heap) for h in case.steady):
+        if not long and any(case.keeps(h, heap) for h in case.steady):
             continue  # it would find nothing that it may remove
         shown = {"last_autovacuum": heap["last_autovacuum"], "over_since": since}
         yield _on(
@@ -547,8 +579,6 @@ def _cause(
     return Cause(name, text, kinds, on_a_primary, summary, remedies, **more)
 
 
-_END_LOCK = "{blocker} has a lock ({mode}) on {heap}{lasting}, and autovacuum passes it by"
-
 CAUSES = (
     _cause(
         "standby",
@@ -606,12 +636,12 @@ CAUSES = (
         _saturated,
         "all {autovacuum_max_workers} autovacuum workers are busy elsewhere, none is at {heap}",
         Remedy(
-            "ALTER SYSTEM SET autovacuum_max_workers = 6;",
+            "ALTER SYSTEM SET autovacuum_max_workers = {more_workers};",
             "{target}",
             "a superuser, and a restart; from 18 on a reload does",
         ),
         Remedy(
-            "ALTER SYSTEM SET autovacuum_vacuum_cost_limit = 2000; SELECT pg_reload_conf();",
+            "ALTER SYSTEM SET autovacuum_vacuum_cost_limit = {more_cost}; SELECT pg_reload_conf();",
             needs=_SUPERUSER,
         ),
     ),
@@ -628,7 +658,7 @@ CAUSES = (
         "Requests for locks cancel every vacuum of the table",
         "c",
         _cancelled,
-        "every vacuum of {heap} is cancelled by somebody's request for a lock",
+        "every vacuum of {heap} is cancelled by a request for a lock, by {who} (pid {pid})",
         _VACUUM,
         prevention=("stop the repeated DDL, LOCK TABLE or manual ANALYZE; a VACUUM by hand stays",),
     ),
@@ -637,7 +667,7 @@ CAUSES = (
         "Somebody has a lock that vacuum cannot share",
         "c",
         _lock_held,
-        _END_LOCK,
+        "{blocker} has a lock ({mode}) on {heap}{lasting}, and autovacuum passes it by",
         _TERMINATE,
     ),
     _cause(

@@ -49,6 +49,17 @@ def at(heap: Heap, sample: Sample) -> Iterator[Worker]:
             yield Worker(row, done)
 
 
+def busy(sample: Sample) -> Iterator[Record]:
+    """What each worker does, since when, and how far it is."""
+    progress = {row["pid"]: row for row in sample.rows("vacuuming")}
+    names = ("pid", "query", "xact_start", "wait_event")
+    amounts = ("phase", "heap_blks_scanned", "heap_blks_total", "delay_time")
+    for row in workers(sample):
+        done = progress.get(row["pid"], {})
+        shown = [(row, name) for name in names] + [(done, name) for name in amounts]
+        yield {name: of[name] for of, name in shown if of.get(name) is not None}
+
+
 def seen(heap: Heap, samples: tuple[Sample, ...]) -> list[list[Worker]]:
     """The workers at a heap in each sample."""
     return [list(at(heap, sample)) for sample in samples]
