@@ -100,14 +100,14 @@ def test_a_worker_with_too_little_memory(server: Cluster) -> None:
         pytest.skip("from 17 on dead rows need hardly any memory")
     server.settings |= {"autovacuum_work_mem": "1MB"}
     server.reload()
-    options = "autovacuum_vacuum_cost_delay = 20, autovacuum_vacuum_cost_limit = 300"
+    options = "autovacuum_vacuum_cost_delay = 50, autovacuum_vacuum_cost_limit = 300"
     server.psql(
         f"CREATE TABLE large (i int) WITH ({options}); CREATE INDEX ON large (i);"
         "INSERT INTO large SELECT generate_series(1, 600000)"
     )
     server.psql("DELETE FROM large")
     passes = "SELECT max(index_vacuum_count) > 1 FROM pg_stat_progress_vacuum"
-    until(lambda: server.psql(passes) == "t")
+    until(lambda: server.psql(passes) == "t", 90)
     one = cause(why(server, "large", watch="0"), "vacuum.many_index_passes")
     assert one["evidence"]["index_vacuum_count"] > 1
     assert one["severity"] == "info"
