@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Number = int | float
 Row = tuple[Any, ...]
+Memo = Mapping[str, Any]
 
 PGBOUNCER = "pgbouncer"
 POSTGRES = "postgres"
@@ -187,6 +188,7 @@ class Target(NamedTuple):
     peer: str = ""  # which of them this is
     databases: tuple[str, ...] = ("*",)
     tables: int | None = 50
+    sizes: float | None = None  # seconds between two measurements
     exclude_tables: tuple[str, ...] = ()
     pooled: bool = False
     front: Target | None = None
@@ -302,6 +304,7 @@ class Poll:
     peers: list[Poll] = field(default_factory=list)  # instead of frames: a poll of each process
     partial: bool = False  # rows may be missing: not every process behind the port answered
     notes: list[str] = field(default_factory=list)  # nothing failed, but somebody should know
+    memo: Memo = field(default_factory=dict)  # what its asker wants to know the next time, for JSON
     sample: Sample | None = None  # what a PostgreSQL shows of its sessions, slots and vacuums
 
     @property

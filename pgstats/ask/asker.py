@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from pgstats.ask.burst import Burst
 from pgstats.model import PGBOUNCER, Poll, Target
@@ -20,12 +21,17 @@ class Asker(Protocol):
         """Let go of what was kept between polls."""
 
 
-def asker(target: Target, burst: Burst | None = None) -> Asker:
-    """An asker that fits the target; with a ``burst`` a PgBouncer's pools are sampled as well."""
+def asker(
+    target: Target, burst: Burst | None = None, memo: Mapping[str, Any] | None = None
+) -> Asker:
+    """An asker that fits the target; with a ``burst`` a PgBouncer's pools are sampled as well.
+
+    ``memo`` is the one of the target's last poll, if that is known.
+    """
     if target.family == PGBOUNCER:
         from pgstats.ask.pgbouncer import PgBouncerAsker  # noqa: PLC0415 - each may be all there is
 
         return PgBouncerAsker(target, burst)
     from pgstats.ask.postgres import PostgresAsker  # noqa: PLC0415
 
-    return PostgresAsker(target)
+    return PostgresAsker(target, memo)

@@ -131,6 +131,11 @@ _STATES = {
 _VAGUE_STATES = {"28000": "auth"}
 
 
+def sqlstate(error: AskError) -> str:
+    """What the server called its error, "" where it was not the server that failed."""
+    return getattr(error.__cause__, "pgcode", None) or ""
+
+
 def classify(text: str, state: str | None) -> str:
     """The reason of a failure, one of `pgstats.model.REASONS`."""
     if state in _STATES:

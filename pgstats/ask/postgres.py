@@ -8,7 +8,8 @@ with the server's own timeouts, so that the poll never holds a snapshot nor wait
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pgstats.ask.failure import failure
 from pgstats.ask.front import Behind, find
@@ -23,6 +24,9 @@ from pgstats.catalogue.postgres import CLUSTER, DISCOVER, SERVER
 from pgstats.errors import AskError
 from pgstats.model import Failure, Poll, Query, Target
 
+if TYPE_CHECKING:
+    from pgstats.ask.sizes import Sizes
+
 #: Seconds a server may take to end the backend of a database that was asked.
 HANG_UP = 0.2
 #: Seconds until a database that refused the role is tried again; each try is a line in its log.
@@ -32,24 +36,31 @@ TRUST = 1 / 3
 
 
 class PostgresAsker:
-    """Asks one cluster, and keeps its connection for the next poll until closed."""
+    """Asks one cluster, and keeps its connection for the next poll until closed.
 
-    def __init__(self, target: Target) -> None:
+    ``memo`` is what a poll of another process, or of one before, has left behind.
+    """
+
+    def __init__(self, target: Target, memo: Mapping[str, Any] | None = None) -> None:
+        memo = memo or {}
         self.target = target
         self._kept: Session | None = None
         self._refused: dict[str, tuple[float, str]] = {}  # until when it is left alone, and why
         self._first = ""  # the database that the next walk begins with
         self._until = 0.0
-        self._members: Members = {}
+        self._members: Members = dict(memo.get("members", {}))
         self._secret: Secret | None = None
         self._behind = Behind(target, ())  # as its PgBouncer knows it, where that is asked
-        self._own = Questions(target)
+        self._own = Questions(target, memo.get("asked", ()))
+        self._sizes = _sizes(target, memo)
         self._standby = False
 
     def poll(self) -> Poll:
         """All answers of one poll."""
         started = time.monotonic()
         self._until = started + self.target.timeout
+        if self._sizes:
+            self._sizes.begin()
         self._secret = Secret(self.target, self._until)  # anew: it may have been rotated
         counts = {"databases_polled": 0, "databases_refused": 0, "tables_folded": 0}
         poll = Poll(self.target, counts=counts)
@@ -63,8 +74,15 @@ class PostgresAsker:
             self.close()
         else:
             self._ask_all(session, poll, standby=standby)
+            poll.memo = self._memo()
         poll.seconds = time.monotonic() - started
         return poll
+
+    def _memo(self) -> dict[str, Any]:
+        """What the next process is to know; who shows all tables need not know which."""
+        members = {} if self.target.tables is None else dict(self._members)
+        sizes = dict(self._sizes.asked) if self._sizes else {}
+        return {"members": members, "asked": self._own.asked, "sizes": sizes}
 
     def close(self) -> None:
         """Let go of the kept connection."""
@@ -122,6 +140,7 @@ class PostgresAsker:
     def _ask_all(self, session: Session, poll: Poll, *, standby: bool) -> None:
         try:
             here, names = self._discover(session, poll)
+            self._members = {name: self._members.get(name, []) for name in names}
             for query in CLUSTER:
                 if query.on(session.version) and not (standby and query.primary_only):
                     self._ask_one(session, query, names, poll)
@@ -232,7 +251,9 @@ class PostgresAsker:
         """The tables of one database, where they are known."""
         try:
             if not self._standby:
-                poll.frames += tables(session, name, poll, self._members)
+                shown = tables(session, name, poll, self._members)
+                if self._sizes:
+                    self._sizes.measure(session, poll, shown, name)
             poll.counts["databases_polled"] += 1
         except AskError as error:
             error.stage = f"{error.stage} in database {name}"
@@ -275,3 +296,12 @@ class PostgresAsker:
             return any(one.reason == error.reason for one in poll.failures)
         down = error.reason == "refused" and not self.target.pooled
         return down or isinstance(error, Elsewhere)
+
+
+def _sizes(target: Target, memo: Mapping[str, Any]) -> Sizes | None:
+    """Who measures tables, where that is asked for."""
+    if target.sizes is None:
+        return None
+    from pgstats.ask.sizes import Sizes  # noqa: PLC0415 - seldom asked for
+
+    return Sizes(target, memo.get("sizes", {}))

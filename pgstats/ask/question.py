@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from pgstats.ask.answer import Columns, Rows, frame
-from pgstats.ask.failure import failure
+from pgstats.ask.failure import failure, sqlstate
 from pgstats.ask.globs import chosen
 from pgstats.ask.session import Session
 from pgstats.errors import AskError
@@ -58,9 +58,18 @@ class Questions:
     One that is not due keeps its failure: it has not been answered since.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, asked: Iterable[tuple[str, str, float]] = ()) -> None:
         self._target = target
-        self._outcomes: dict[_Key, _Outcome] = {}
+        self._outcomes = {_Key(name, database): _Outcome(at) for name, database, at in asked}
+
+    @property
+    def asked(self) -> list[tuple[str, str, float]]:
+        """When each was put in which database, on the monotonic clock: what is worth keeping.
+
+        Those that are put at every poll have nothing to wait for.
+        """
+        waiting = {one.query.group for one in self._target.questions if one.interval}
+        return [(*key, one.at) for key, one in self._outcomes.items() if key.name in waiting]
 
     @property
     def roam(self) -> bool:
@@ -105,9 +114,9 @@ class Questions:
             return False
         if bool(database) != bool(question.databases):
             return False
-        last = self._outcomes.get(_Key(question.query.group, database))
+        last, now = self._outcomes.get(_Key(question.query.group, database)), time.monotonic()
         pause = question.interval - self._target.interval / 2
-        return last is None or time.monotonic() - last.at >= pause
+        return last is None or last.at > now or now - last.at >= pause
 
     def _put(
         self, session: Session, poll: Poll, question: Question, database: str, seconds: float
@@ -135,7 +144,7 @@ def ask(
     try:
         columns, rows = session.ask_apart(sql, seconds, stage)
     except AskError as error:
-        if state := _state(error):
+        if state := sqlstate(error):
             error.remedy = _CURES.get(state, _CURE)
         raise
     except (ValueError, ArithmeticError) as error:
@@ -148,11 +157,6 @@ def ask(
     if len({row[: len(query.labels)] for row in found.rows}) < len(found.rows):
         raise AskError(stage, "other", *_indistinct(question))
     return found, len(rows) > len(kept)
-
-
-def _state(error: AskError) -> str:
-    """The SQLSTATE that the server gave, "" where it was not the server that failed."""
-    return getattr(error.__cause__, "pgcode", None) or ""
 
 
 def _fault(question: Question, columns: Columns, rows: Rows) -> tuple[str, str] | None:

@@ -93,8 +93,15 @@ class Session:
             return self._connection.ask(sql, parameters, stage)
         return self._ask_guarded(sql, parameters, stage, _guards(self.target))
 
-    def ask_apart(self, sql: str, seconds: float, stage: str) -> tuple[Columns, Rows]:
-        """The answer to somebody else's statement, which may take so many seconds.
+    def ask_apart(
+        self,
+        sql: str,
+        seconds: float,
+        stage: str,
+        parameters: dict[str, object] | None = None,
+        **settings: str,
+    ) -> tuple[Columns, Rows]:
+        """The answer to a statement that may take so many seconds, or may be somebody else's.
 
         Behind a pool or not, it runs in a transaction of its own that is undone: no setting that
         it changes outlives it, and nothing that it says makes that transaction write.
@@ -103,7 +110,7 @@ class Session:
             "statement_timeout": str(max(1, int(seconds * 1000))),
             "standard_conforming_strings": "on",  # as whoever checked the statement has read it
         }
-        return self._ask_guarded(sql, None, stage, _guards(self.target) | own)
+        return self._ask_guarded(sql, parameters, stage, _guards(self.target) | own | settings)
 
     def _ask_guarded(
         self,

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.globs import pattern
 from pgstats.ask.session import Session
 from pgstats.catalogue.postgres.tables import NEED, NEEDS, TABLES, TOTALS, select
-from pgstats.model import Frame, Metric, Number, Poll, Query, Target
+from pgstats.model import Metric, Number, Poll, Query, Target
 
 _Answer = Mapping[str, Sequence[Any]]  # the values of each column
+
+
+class Shown(NamedTuple):
+    """A table that is shown by name, and the heaps it consists of."""
+
+    root: int
+    labels: tuple[str, str]
+    heaps: Sequence[int]
+
 
 #: The roots that were shipped the last time, by database.
 Members = dict[str, list[int]]
 
 
-def tables(session: Session, database: str, poll: Poll, members: Members) -> list[Frame]:
-    """The tables of one database, and their sums. ``members`` is brought up to date.
+def tables(session: Session, database: str, poll: Poll, members: Members) -> list[Shown]:
+    """Ask for the tables of one database, and their sums; returns those that are shown by name.
+
+    The frames go to the poll; ``members`` is brought up to date.
 
     Who was shipped by name the last time stays, unless another table needs vacuum clearly more: so
     membership does not flap.
@@ -30,10 +41,17 @@ def tables(session: Session, database: str, poll: Poll, members: Members) -> lis
     }
     columns, rows = session.ask(select(session.version), asked, "tables")
     by_name = dict(zip(columns, zip(*rows, strict=True), strict=True))
-    members[database] = [root for root in by_name["root"] if root is not None]
+    shown = [
+        Shown(root, (schema, table), oids)
+        for root, schema, table, oids in zip(
+            *(by_name[name] for name in ("root", "schema", "table", "oids")), strict=True
+        )
+        if root is not None
+    ]
+    members[database] = [one.root for one in shown]
     poll.counts["tables_folded"] += max(by_name["tables_folded"])
     sums = {name: (total,) for name, total in _totals(by_name).items()}
-    return [
+    poll.frames += [
         frame(
             query,
             session.version,
@@ -43,6 +61,7 @@ def tables(session: Session, database: str, poll: Poll, members: Members) -> lis
         )[0]
         for query, found in ((TABLES, by_name), (NEED, by_name), (TOTALS, sums), (NEEDS, sums))
     ]
+    return shown
 
 
 def _part(query: Query, found: _Answer) -> tuple[Columns, Rows]:

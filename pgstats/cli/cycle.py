@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from pgstats import shape, why
 from pgstats.ask import Burst, asker, unmatched
 from pgstats.config import Config
-from pgstats.model import PGBOUNCER, POSTGRES, Failure, Frame, Poll, Target
+from pgstats.model import PGBOUNCER, POSTGRES, Failure, Frame, Memo, Poll, Target
 from pgstats.ship import Wire, wire
 from pgstats.spell import DIALECTS, Counts, Speller
 from pgstats.state import State
@@ -139,6 +139,8 @@ class Cycle:
     def _shaped(self, poll: Poll, skipped_runs: int) -> _Shaped:
         """All that is to be said of a target, and of how that went."""
         memory = self._state.of(poll.target, poll.identity)
+        if poll.memo:
+            memory["memo"] = poll.memo
         at = self._tally.epoch + poll.at
         implied = _bounded(poll, lambda: shape.derived(poll, memory, at), list[Frame]())
         implied += _bounded(poll, lambda: why.frames(poll, memory), list[Frame]())
@@ -276,15 +278,25 @@ def problems(polls: Sequence[Poll]) -> list[Failure]:
     return found + later
 
 
-def poll_all(targets: Sequence[Target], burst: Burst | None = None) -> list[Poll]:
+def memo(state: State, target: Target) -> Memo:
+    """What the last poll of a target has left for the next one, in whatever process that is."""
+    with state.lock:
+        memories = state.memories(target)
+        return next((one["memo"] for one in memories if "memo" in one), {})
+
+
+def poll_all(
+    targets: Sequence[Target], burst: Burst | None = None, state: State | None = None
+) -> list[Poll]:
     """One poll of each target, side by side, in the order of the targets.
 
     Where several processes share a port, their group comes first, then each of them.
     An asker keeps its own deadline; should one hang all the same (in the system's resolver, say)
     it is left behind and its target counts as down.
     """
+    ask = partial(_poll, burst=burst, state=state or State())
     if len(targets) == 1:
-        return polled(targets[0], lambda: _poll(targets[0], burst))
+        return polled(targets[0], lambda: ask(targets[0]))
     polls: dict[int, list[Poll]] = {}
     queue = iter(enumerate(targets))
     lock = threading.Lock()
@@ -295,7 +307,7 @@ def poll_all(targets: Sequence[Target], burst: Burst | None = None) -> list[Poll
                 at, target = next(queue, (-1, None))
             if target is None:
                 return
-            polls[at] = polled(target, partial(_poll, target, burst))
+            polls[at] = polled(target, partial(ask, target))
 
     threads = [threading.Thread(target=work, daemon=True) for _ in targets[:AT_ONCE]]
     rounds = -(-len(targets) // AT_ONCE)
@@ -309,8 +321,8 @@ def poll_all(targets: Sequence[Target], burst: Burst | None = None) -> list[Poll
     return [one for several in found for one in several]
 
 
-def _poll(target: Target, burst: Burst | None) -> Poll:
-    with closing(asker(target, burst)) as one:
+def _poll(target: Target, burst: Burst | None, state: State) -> Poll:
+    with closing(asker(target, burst, memo(state, target))) as one:
         return one.poll()
 
 

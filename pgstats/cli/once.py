@@ -62,11 +62,13 @@ def command(
     log = log_of(options)
     with ExitStack() as stack:
         # The lock comes before the poll: a run that may not ship asks nobody anything.
-        state = None if as_json or dry_run else held(config.state, stack, log)
-        polls = _poll(config, sample or 0, every)
-        if state:
-            return _ship(config, state, polls, log)
-        return _show(polls, log) if as_json else _spell(config, polls, log, packets=packets)
+        state = None if as_json else _state(config, stack, log, dry_run=dry_run)
+        polls = _poll(config, sample or 0, every, state)
+        if state is None:
+            return _show(polls, log)
+        if dry_run:
+            return _spell(config, state, polls, log, packets=packets)
+        return _ship(config, state, polls, log)
 
 
 def _stronger(*names: str) -> Sequence[bool]:
@@ -78,11 +80,23 @@ def _stronger(*names: str) -> Sequence[bool]:
     return given
 
 
-def _poll(config: Config, sample: int, every: float) -> Sequence[Poll]:
+def _state(config: Config, stack: ExitStack, log: Log, *, dry_run: bool) -> State:
+    """What is remembered; who ships nothing takes no lock and changes nothing."""
+    from pgstats.state import glanced  # noqa: PLC0415
+
+    if not dry_run:
+        return held(config.state, stack, log)
+    state = glanced(config.state)
+    if state.fault:
+        log.tell(DEBUG, state.fault)
+    return state
+
+
+def _poll(config: Config, sample: int, every: float, state: State | None) -> Sequence[Poll]:
     from pgstats.ask import Burst  # noqa: PLC0415
     from pgstats.cli.cycle import poll_all  # noqa: PLC0415
 
-    return poll_all(config.targets, Burst(sample, every) if sample else None)
+    return poll_all(config.targets, Burst(sample, every) if sample else None, state)
 
 
 def _show(polls: Sequence[Poll], log: Log) -> int:
@@ -94,15 +108,11 @@ def _show(polls: Sequence[Poll], log: Log) -> int:
     return _code(polls)
 
 
-def _spell(config: Config, polls: Sequence[Poll], log: Log, *, packets: bool) -> int:
-    """Print what would be shipped, which depends on what was before; nothing is changed."""
+def _spell(config: Config, state: State, polls: Sequence[Poll], log: Log, *, packets: bool) -> int:
+    """Print what would be shipped, which depends on what was before."""
     from pgstats.cli.cycle import Cycle  # noqa: PLC0415
     from pgstats.ship import Paper  # noqa: PLC0415
-    from pgstats.state import glanced  # noqa: PLC0415
 
-    state = glanced(config.state)
-    if state.fault:
-        log.tell(DEBUG, state.fault)
     paper = Paper(config.statsd.max_packet)
     Cycle(config, state, partial(log.tell, WARNING), paper).ship(polls, seconds=60)
     _tell(polls, log)

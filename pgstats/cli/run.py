@@ -102,11 +102,11 @@ class _Teller:
 
 def _job(target: Target, cycle: Cycle, courier: Courier, state: State, log: Log) -> Job:
     from pgstats.ask import asker  # noqa: PLC0415
-    from pgstats.cli.cycle import polled, problems  # noqa: PLC0415
+    from pgstats.cli.cycle import memo, polled, problems  # noqa: PLC0415
     from pgstats.daemon import Done, Job  # noqa: PLC0415
     from pgstats.instrumenting import wrapped  # noqa: PLC0415
 
-    one = asker(target)
+    one = asker(target, memo=memo(state, target))
     traced: set[str] = set()
 
     def work(skipped_runs: int) -> Done:

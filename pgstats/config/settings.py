@@ -114,7 +114,18 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         *_TARGET,
         Setting("databases", values.texts, ["*"], "globs of databases; ! leaves out"),
         Setting("tables", values.budget, 50, "tables shown of each database, the rest folded"),
-        Setting("exclude_tables", values.texts, [], "globs of SCHEMA.TABLE that are always folded"),
+        Setting(
+            "exclude_tables",
+            values.texts,
+            [],
+            "globs of SCHEMA.TABLE that are always folded; ! keeps",
+        ),
+        Setting(
+            "sizes",
+            values.duration,
+            None,
+            "time between two measurements of the tables shown; else sizes are estimated alone",
+        ),
         Setting("pooled", values.flag, False, "the DSN goes through a transaction-mode pool"),
         Setting(
             "from_pgbouncer",

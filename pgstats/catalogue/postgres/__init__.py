@@ -11,6 +11,7 @@ from pgstats.catalogue.postgres.database import DATABASE
 from pgstats.catalogue.postgres.horizon import HORIZON, VAIN, WHY
 from pgstats.catalogue.postgres.overcommit import OVERCOMMIT
 from pgstats.catalogue.postgres.server import DISCOVER, SERVER, STATISTICS, VENDORS
+from pgstats.catalogue.postgres.sizes import SIZE, SIZES
 from pgstats.catalogue.postgres.tables import DUTY, NEED, NEEDS, TABLES, TOTALS
 
 #: Asked once in a cluster, after `SERVER`; each fails alone. ``%(databases)s`` are those polled.
@@ -24,7 +25,7 @@ EACH = (TABLES, NEED)
 #: Worked out from the answers.
 COMPUTED = (HORIZON, VAIN, WHY, DUTY, OVERCOMMIT)
 
-QUERIES = (SERVER, *CLUSTER, *EACH, TOTALS, NEEDS, *COMPUTED)
+QUERIES = (SERVER, *CLUSTER, *EACH, TOTALS, NEEDS, SIZES, SIZE, *COMPUTED)
 
 __all__ = [
     "CLUSTER",
