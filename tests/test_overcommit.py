@@ -14,7 +14,8 @@ from pgstats.ask import asker
 from pgstats.ask.place import behind, reached
 from pgstats.model import PGBOUNCER, POSTGRES, Failure, Frame, Poll, Site, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, conninfo
-from pgstats.shape import commit, overcommit
+from pgstats.shape import commit, derived, overcommit, retired
+from pgstats.spell import DIALECTS, Speller
 from pgstats.state import State
 from tests.program import gauges, pgstats
 
@@ -82,6 +83,32 @@ def test_what_pools_may_open_is_held_against_the_usable_connections(
         "pool_size": OPEN,
         "ratio": pytest.approx(OPEN / usable(cluster), abs=1e-6),
     }
+
+
+class Counted(list[Any]):
+    """Rows that know how often they were gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_what_is_made_of_an_answer_goes_through_it_a_few_times(front: Bouncer) -> None:
+    """And not once for each of its rows: there are PgBouncers with 5,000 pools."""
+    poll = asker(Target(PGBOUNCER, "front", front.dsn("pgbouncer", "pgadmin"))).poll()
+    for at, answer in enumerate(poll.frames):
+        rows = [row for row in answer.rows for _ in range(50)]
+        poll.frames[at] = answer._replace(rows=Counted(rows))
+    poll.leads = {f"{name} {n}": place for name, place in poll.leads.items() for n in range(50)}
+    memory: dict[str, Any] = {}
+    commit(poll, memory, 1.0)
+    made = [*poll.frames, *derived(poll, memory, 1.0)]
+    retired(made, {}, 0)
+    assert Speller(DIALECTS["plain"], "pgstats").spell(*made)
+    passes = {f.query.group: f.rows.times for f in poll.frames if isinstance(f.rows, Counted)}
+    assert max(passes.values()) < 20, passes
 
 
 def test_pools_of_all_polled_pgbouncers_add_up(

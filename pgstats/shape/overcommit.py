@@ -13,7 +13,7 @@ has for pgstats; what is on PgBouncer's own machine is where PgBouncer is reache
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pgstats.catalogue.postgres.overcommit import OVERCOMMIT
@@ -40,10 +40,11 @@ def commit(poll: Poll, memory: Memory, now: float) -> None:
     if poll.place is None or not answers.keys() >= {"databases", "pools"}:
         memory.pop("commitments", None)
         return
+    openable = _openable(answers, poll)
     memory["commitments"] = {
         "until": now + STALE * poll.target.interval,
         "databases": [
-            [list(place.hosts), place.port, *_openable(name, place, answers, poll)]
+            [list(place.hosts), place.port, *openable(name, place)]
             for name, place in poll.leads.items()
         ],
     }
@@ -62,23 +63,30 @@ def _numbers(frame: Frame | None, *names: str) -> dict[Row, tuple[Number | None,
 
 
 def _openable(
-    database: str, place: Site, answers: Mapping[str, Frame], poll: Poll
-) -> tuple[int, Number | None]:
-    """The pools of a database, and how many servers they may open.
+    answers: Mapping[str, Frame], poll: Poll
+) -> Callable[[str, Site], tuple[int, Number | None]]:
+    """A function that says how many pools a database has, and how many servers they may open.
 
     None is without a limit, or where nobody knows: one of several servers or processes was met.
     """
     limits = ("pool_size", "reserve_pool_size")
-    own = _numbers(answers["databases"], *limits, "max_connections").get((database,))
+    databases = _numbers(answers["databases"], *limits, "max_connections")
     users = _numbers(answers.get("users"), *limits)
-    members = [user for name, user in _numbers(answers["pools"]) if name == database]
-    if own is None or place.several or (poll.shared and not poll.target.peer):
-        return len(members), None
-    *defaults, most = own
-    sizes = [_size(users.get((user,), ()), defaults, poll.version) for user in members]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    bounds = [bound for bound in (total, most or None) if bound is not None]
-    return len(members), min(bounds, default=None) if members else 0
+    members: dict[str, list[str]] = {}
+    for name, user in _numbers(answers["pools"]):
+        members.setdefault(name, []).append(user)
+
+    def openable(database: str, place: Site) -> tuple[int, Number | None]:
+        own, theirs = databases.get((database,)), members.get(database, [])
+        if own is None or place.several or (poll.shared and not poll.target.peer):
+            return len(theirs), None
+        *defaults, most = own
+        sizes = [_size(users.get((user,), ()), defaults, poll.version) for user in theirs]
+        total = None if None in sizes else sum(size or 0 for size in sizes)
+        bounds = [bound for bound in (total, most or None) if bound is not None]
+        return len(theirs), min(bounds, default=None) if theirs else 0
+
+    return openable
 
 
 def _size(
