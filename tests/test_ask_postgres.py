@@ -77,6 +77,7 @@ def test_a_session_is_guarded_by_the_server(cluster: Cluster) -> None:
     assert settings["statement_timeout"] == "3000"
     assert settings["idle_in_transaction_session_timeout"] == "4000"
     assert settings["stats_fetch_consistency"] == "none"
+    assert (settings["jit"], settings["max_parallel_workers_per_gather"]) == ("off", "0")
     assert state.strip() == "pgstats|idle|t", "no transaction stays open between statements"
 
 

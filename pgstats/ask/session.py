@@ -155,6 +155,7 @@ def _guards(target: Target) -> dict[str, str]:
         "statement_timeout": str(max(100, int(target.timeout * 750))),
         "idle_in_transaction_session_timeout": str(max(1000, int(target.timeout * 1000))),
         "max_parallel_workers_per_gather": "0",
+        "jit": "off",  # compiling a question takes seconds where there are 100,000 tables
         "default_transaction_isolation": "read committed",
         "default_transaction_deferrable": "off",
         "work_mem": "4MB",
