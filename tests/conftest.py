@@ -33,6 +33,11 @@ _RUNTIME = tempfile.TemporaryDirectory(prefix="pgstats-run-")
 os.environ["RUNTIME_DIRECTORY"] = _RUNTIME.name
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`./dev faults` wants a table."""
+    parser.addoption("--fault-table", action="store_true", help="end with the table of faults")
+
+
 def pytest_report_header() -> list[str]:
     """The versions of what is tested against."""
     try:

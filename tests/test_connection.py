@@ -26,6 +26,7 @@ from pgstats.ask.pgbouncer import PgBouncerAsker, connect
 from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, POSTGRES, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
+from tests.namespace import with_own
 from tests.test_ask_postgres import Standby
 
 ROOT = Path(__file__).parent.parent
@@ -180,6 +181,18 @@ def test_an_unknown_service_is_told_by_libpq(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PGHOST", "127.0.0.1")
     assert 'service "nowhere" not found' in str(refused("service=nowhere"))
     assert places(merged("service=nowhere", {})) == [{}], "its file may be where we do not look"
+
+
+def test_a_service_in_a_directory_is_left_to_libpq(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = tmp_path / "services"
+    services.write_text("[s]\n# far away\nldap://127.0.0.1:1/dc=x?y?one?z\nhost=fallback\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    given = merged("service=s user=me", {})
+    assert given["service"] == "s"
+    assert places(given) == [{}]
+    assert not any(key.startswith("ldap") for key in given)
 
 
 @pytest.mark.parametrize("more", ["host=a,b port=1,2,3", "host=a hostaddr=127.0.0.1,127.0.0.2"])
@@ -477,6 +490,43 @@ def test_names_do_not_change_the_reason(more: str, reason: str, strict: Cluster)
     assert error.reason == reason, str(error)
 
 
+VERIFIED = """
+import os, sys, time
+from pgstats.ask.connection import Connection
+from pgstats.errors import AskError
+try:
+    Connection("postgres", sys.argv[1], {}, time.monotonic() + 20).close()
+    print("verified")
+except AskError as error:
+    print(error.reason)
+"""
+
+
+@pytest.mark.parametrize("way", ["string", "environment", "service"])
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_authorities_of_the_system(
+    way: str, trusted: bool, strict: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = "/etc/ssl/certs/ca-certificates.crt"
+    if not Path(bundle).exists():
+        pytest.skip(f"this system has no {bundle}")
+    own = strict.data / "server.crt" if trusted else Path(bundle)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    dsn = f"host=localhost hostaddr=127.0.0.1 port={strict.port} user=postgres dbname=postgres"
+    if way == "environment":
+        monkeypatch.setenv("PGSSLROOTCERT", "system")
+        dsn += " sslmode=verify-full"
+    elif way == "service":
+        (tmp_path / "services").write_text("[tls]\nsslrootcert=system\nsslmode=verify-full\n")
+        monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+        dsn += " service=tls"
+    else:
+        dsn += " sslrootcert=system"
+    said, _ = with_own(bundle, own, VERIFIED, dsn).communicate(timeout=60)
+    assert said.strip() == ("verified" if trusted else "tls")
+
+
 @pytest.mark.parametrize("signal", ["TERM", "KILL"])
 def test_a_crash_over_tls_is_refused_and_no_matter_of_tls(strict: Cluster, signal: str) -> None:
     dsn = f"host=127.0.0.1 port={strict.port} user=postgres sslmode=require"
@@ -586,6 +636,15 @@ def test_what_a_command_leaves_behind_is_not_waited_for(tmp_path: Path) -> None:
     command = f"sh -c 'echo $$ > {tmp_path}/pid; echo secret; exec >&-; sleep 57 &'"
     assert found(target(password_command=command)) == "secret"
     os.killpg(int((tmp_path / "pid").read_text()), 9)
+
+
+@pytest.mark.parametrize("command", ["yes", "cat /dev/zero", "sh -c 'yes & yes'"])
+def test_a_command_that_prints_for_ever_is_ended(command: str) -> None:
+    told = fault(target(password_command=command))
+    assert told.endswith(": prints more than 65536 bytes")
+    ours = f" {os.getpid()} "
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    assert [s for s in stats if "(yes) R" in s and ours in s] == []
 
 
 def test_a_command_is_asked_once_and_so_is_one_that_fails(cluster: Cluster, tmp_path: Path) -> None:

@@ -9,19 +9,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from pgstats.scratch import Bouncer, Cluster, free_port
+from pgstats.daemon import Rest
+from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
 from pgstats.sink import Sink
 from pgstats.spell import DIALECTS
 from tests.console import console
 from tests.node_statsd import NodeStatsd
 from tests.program import pgstats
+from tests.receivers.sink import SinkProcess
 
 
 @contextmanager
@@ -296,3 +299,50 @@ def test_systemd_is_told(tmp_path: Path, bouncer: Bouncer, node_statsd: NodeStat
         finally:
             del os.environ["NOTIFY_SOCKET"]
     assert re.search(r"STATUS=1/1 targets ok, \d+ ms", said)
+
+
+def test_a_dead_target_is_asked_ever_less_often_and_reported_all_the_same(
+    tmp_path: Path, scratch: Scratch
+) -> None:
+    asked: list[socket.socket] = []
+
+    def turn_away(door: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                visitor, _ = door.accept()
+                asked.append(visitor)
+                visitor.close()
+
+    with SinkProcess(scratch, "rest-sink") as sink, socket.create_server(("127.0.0.1", 0)) as door:
+        threading.Thread(target=turn_away, args=(door,), daemon=True).start()
+        dsn = f"host=127.0.0.1 port={door.getsockname()[1]} user=me sslmode=disable"
+        file = config(tmp_path, sink.url, ("postgres", "dead", dsn), interval="100ms")
+        told = "pgstats.postgres.dead.up:0|g"
+        with running(tmp_path, file) as daemon:
+            assert wait_for(lambda: sink.log.read_text().count(told) > 60, 60)
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(10) == 0
+        reported = sink.log.read_text().count(told)
+    assert 3 < len(asked) < reported / 3
+    assert (tmp_path / "log").read_text().count("dead: ") == 1
+
+
+def test_rests_grow_are_drawn_and_end() -> None:
+    for draw, least in ((lambda low, high: low, 0.5), (lambda low, high: high, 1.0)):  # noqa: ARG005
+        rest = Rest(10.0, draw)
+        lengths = []
+        for _ in range(8):
+            rest.note(up=False, now=100.0)
+            lengths.append(max(0.0, rest.until - 100.0))
+        assert lengths == [n * least for n in (0, 0, 20, 40, 60, 60, 60, 60)]
+        rest.note(up=True, now=200.0)
+        assert rest.until == 0.0
+        rest.note(up=False, now=300.0)
+        assert rest.until == 0.0, "a restart is no death"
+    drawn = set()
+    for _ in range(5):
+        rest = Rest(10.0)
+        for _ in range(3):
+            rest.note(up=False, now=0.0)
+        drawn.add(rest.until)
+    assert len(drawn) == 5

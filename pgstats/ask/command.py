@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -10,6 +11,10 @@ import time
 from contextlib import suppress
 
 from pgstats.errors import AskError
+
+#: Bytes that a command may print: any token fits, and a program that never ends is noticed.
+_MOST = 65536
+_BY_HAND = "run it by hand as the user pgstats runs as"
 
 
 def output(command: str, until: float) -> tuple[bytes, str]:
@@ -36,7 +41,7 @@ def output(command: str, until: float) -> tuple[bytes, str]:
             "password",
             "auth",
             f"{name} ended with exit code {process.returncode}",
-            "run it by hand as the user pgstats runs as",
+            _BY_HAND,
         )
     return found, name
 
@@ -44,14 +49,35 @@ def output(command: str, until: float) -> tuple[bytes, str]:
 def _hear(process: subprocess.Popen[bytes], name: str, until: float) -> bytes:
     """All that a command prints; whatever ends the wait early ends the command's children too."""
     try:
-        return process.communicate(timeout=max(0.1, until - time.monotonic()))[0]
+        found = _read_all(process, until)
+        process.wait(max(0.1, until - time.monotonic()))
     except BaseException as error:
         _end(process)
-        if isinstance(error, subprocess.TimeoutExpired):
+        if isinstance(error, (TimeoutError, subprocess.TimeoutExpired)):
             text = f"{name}: took too long"
             cure = "it must print the password well before the target's timeout; run it by hand"
             raise AskError("password", "timeout", text, cure) from error
         raise
+    if len(found) > _MOST:
+        raise AskError("password", "auth", f"{name}: prints more than {_MOST} bytes", _BY_HAND)
+    return found
+
+
+def _read_all(process: subprocess.Popen[bytes], until: float) -> bytes:
+    """What it prints until it closes its output; of too much only the beginning."""
+    assert process.stdout
+    line, found = process.stdout.fileno(), b""
+    poll = select.poll()
+    poll.register(line, select.POLLIN)
+    while len(found) <= _MOST:
+        if not poll.poll(1000 * max(0.1, until - time.monotonic())):
+            raise TimeoutError
+        if not (more := os.read(line, _MOST + 1 - len(found))):
+            process.stdout.close()
+            return found
+        found += more
+    _end(process)
+    return found
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

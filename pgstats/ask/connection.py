@@ -14,7 +14,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pgstats.ask import verbose
-from pgstats.ask.dsn import Place, extensions, located, merged, moved, parse_dsn, places, psycopg2
+from pgstats.ask.dsn import (
+    Place,
+    extensions,
+    located,
+    merged,
+    moved,
+    parse_dsn,
+    places,
+    psycopg2,
+    trust,
+)
 from pgstats.ask.failure import DeadlinePassed, remedy, translate
 from pgstats.ask.password import Secret
 from pgstats.ask.place import reached
@@ -195,6 +205,7 @@ class Connection:
         self._secret = secret
         self._any_text = False
         self._secrets = [s for s in map(self._given.get, ("password", "sslpassword")) if s]
+        trust(self._given)
         self._raw = _Search(self._connect, family, self._given).run(until)
         self._raw.autocommit = True
         self.allow(until)

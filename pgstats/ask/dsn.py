@@ -56,10 +56,33 @@ _VARIABLES = {
     "connect_timeout": "PGCONNECT_TIMEOUT",
     "target_session_attrs": "PGTARGETSESSIONATTRS",
     "load_balance_hosts": "PGLOADBALANCEHOSTS",
+    "sslrootcert": "PGSSLROOTCERT",
 }
 #: Where builds of libpq look for the whole machine's pg_service.conf. One that looks elsewhere
 #: still finds its file by itself; then only the look-up of names is without a time limit.
 _SYSTEM_FOLDERS = ("/etc/postgresql-common", "/etc/postgresql", "/etc/sysconfig/pgsql", "/etc")
+
+#: A line of a service file that begins so is the address of the rest.
+_DIRECTORY = "ldap"
+#: Where systems keep the authorities that they trust. The libpq of psycopg2's wheel looks for those
+#: of sslrootcert=system in a folder of the machine that it was built on.
+_AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
+
+def trust(given: Mapping[str, str]) -> None:
+    """Have OpenSSL find the system's authorities where they are asked for.
+
+    It knows no other way than its variable; one that the user has set holds.
+    """
+    if given.get("sslrootcert") == "system" and "SSL_CERT_DIR" not in os.environ:
+        found = next(filter(os.path.exists, _AUTHORITIES), "")
+        if found:
+            os.environ.setdefault("SSL_CERT_FILE", found)
 
 
 def parse_dsn(dsn: str) -> dict[str, str]:
@@ -107,13 +130,14 @@ _KEYWORDS = (
 def merged(dsn: str, settings: Mapping[str, str]) -> dict[str, str]:
     """The parameters that libpq will use: ours, the string's, its service's, the environment's.
 
-    ``service`` is among them only where its definition was not found.
+    ``service`` is among them only where libpq alone knows what it means: its definition was not
+    found, or is in an LDAP directory.
     """
     given = parse_dsn(dsn) | dict(settings)
     outside = {key: os.environ[name] for key, name in _VARIABLES.items() if name in os.environ}
     name = given.get("service") or outside.get("service")
     defined = _service(name) if name else {}
-    if defined is None:
+    if defined is None or _DIRECTORY in defined:
         return outside | given
     given = outside | defined | given
     given.pop("service", None)
@@ -156,6 +180,8 @@ def _section(lines: list[str], name: str) -> dict[str, str] | None:
             if found is not None:
                 break
             found = {} if line.startswith(f"[{name}]") else None
+        elif found is not None and line.startswith(_DIRECTORY):
+            return {_DIRECTORY: line}
         elif found is not None and line and not line.startswith("#"):
             key, _, value = line.partition("=")
             found.setdefault(key, value)

@@ -261,6 +261,17 @@ def polled(target: Target, ask: Callable[[], Poll]) -> list[Poll]:
     return found
 
 
+def repeated(polls: Sequence[Poll]) -> list[Poll]:
+    """What was found of a target that is down, once more: it is not asked just now.
+
+    Bugs in shaping that come again add themselves.
+    """
+    return [
+        replace(poll, failures=[f for f in poll.failures if not f.trace], at=time.monotonic())
+        for poll in polls
+    ]
+
+
 def problems(polls: Sequence[Poll]) -> list[Failure]:
     """Everything that failed about a target, each thing once.
 

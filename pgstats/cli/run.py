@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pgstats.daemon import Job, Standing
     from pgstats.instrumenting import Courier
     from pgstats.log import Log
-    from pgstats.model import Failure, Target
+    from pgstats.model import Failure, Poll, Target
     from pgstats.state import State
 
 SAVE_EVERY = 60.0  # seconds; a kill loses no more of what was remembered
@@ -102,16 +102,23 @@ class _Teller:
 
 def _job(target: Target, cycle: Cycle, courier: Courier, state: State, log: Log) -> Job:
     from pgstats.ask import asker  # noqa: PLC0415
-    from pgstats.cli.cycle import memo, polled, problems  # noqa: PLC0415
-    from pgstats.daemon import Done, Job  # noqa: PLC0415
+    from pgstats.cli.cycle import memo, polled, problems, repeated  # noqa: PLC0415
+    from pgstats.daemon import Done, Job, Rest  # noqa: PLC0415
     from pgstats.instrumenting import wrapped  # noqa: PLC0415
 
     one = asker(target, memo=memo(state, target))
     traced: set[str] = set()
+    rest = Rest(target.interval)
+    polls: list[Poll] = []
 
     def work(skipped_runs: int) -> Done:
+        nonlocal polls
         started = time.monotonic()
-        polls = polled(target, one.poll)
+        if started < rest.until:
+            polls = repeated(polls)
+        else:
+            polls = polled(target, one.poll)
+            rest.note(up=any(poll.up for poll in polls), now=time.monotonic())
         poll = polls[0]
         cycle.ship(polls, _left(target.interval, time.monotonic() - started), skipped_runs)
         failures = problems(polls)
@@ -122,7 +129,8 @@ def _job(target: Target, cycle: Cycle, courier: Courier, state: State, log: Log)
         log.tell(DEBUG, cycle.told())
         # What was added to a counter must not be added again after a kill.
         _save(state, log, target.interval / 2 if target.counters == "count" else SAVE_EVERY)
-        return Done(ok=not failures, seconds=poll.seconds, error=printable(_line(failures)))
+        error = printable(_line(failures))
+        return Done(not failures, poll.seconds, error, rest.until)
 
     measured = wrapped(work, _Teller(target, cycle, courier), lambda done: not done.ok)
     return Job(target.name, target.interval, measured, one.close, target.timeout)

@@ -3,5 +3,6 @@
 from pgstats.daemon.desk import visit
 from pgstats.daemon.jobs import Done, Job, Standing
 from pgstats.daemon.loop import serve
+from pgstats.daemon.rest import Rest
 
-__all__ = ["Done", "Job", "Standing", "serve", "visit"]
+__all__ = ["Done", "Job", "Rest", "Standing", "serve", "visit"]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What one run of a job reports; ``error`` is a line for people, "" if all is well."""
+    """What one run of a job reports; ``error`` is a line for people, "" if all is well.
+
+    ``rests_until`` is when its target is asked again at the earliest, on the monotonic clock.
+    """
 
     ok: bool
     seconds: float
     error: str = ""
+    rests_until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,7 @@ class Entry:
             last_error=record.error,
             last_error_age_seconds=_between(record.failed, now),
             running_seconds=_between(self.since, now),
-            next_poll_in_seconds=round(max(0.0, due - now), 3),
+            next_poll_in_seconds=round(max(0.0, self._next(due) - now), 3),
             interval_seconds=self.job.interval,
             skipped_runs=record.skipped,
         )
@@ -101,6 +106,11 @@ class Entry:
         """Whether its run takes so much longer than it may that it will hardly ever end."""
         patience = 3 * (self.job.interval + self.job.timeout)
         return self.since is not None and now - self.since > patience
+
+    def _next(self, due: float) -> float:
+        """The run that asks the target again, one of those every interval from ``due`` on."""
+        left = self.last.rests_until - due if self.last else 0.0
+        return due + max(0, ceil(left / self.job.interval)) * self.job.interval
 
 
 def _between(then: float | None, now: float) -> float | None:
