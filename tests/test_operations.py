@@ -22,6 +22,7 @@ from pgstats.scratch import Bouncer, Cluster, Scratch
 from pgstats.shape import derived
 from pgstats.shape.growth import Memory
 from tests.console import Answer, Console, console
+from tests.program import pgstats
 from tests.test_run import config, running
 
 FOLDER = Path(__file__).parent / "data" / "pgbouncer-shows"
@@ -368,6 +369,33 @@ def test_counters_of_the_daemon_over_restarts_of_either_side(pool: Bouncer, tmp_
             until(lambda: so_far(name) == after + 5)
             polled_again()
             assert so_far(name) == after + 5
+
+
+def test_counters_of_single_runs_over_restarts_of_pgbouncer(pool: Bouncer, tmp_path: Path) -> None:
+    """The state file carries them from run to run; a restart is a gap, and no spike."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as packets:
+        packets.bind(("127.0.0.1", 0))
+        packets.setblocking(False)
+        url = f"udp://127.0.0.1:{packets.getsockname()[1]}"
+        target = ("pgbouncer", "front", pool.dsn("pgbouncer", "stats"))
+        file = config(tmp_path, url, target)
+        with Path(file).open("a") as more:
+            more.write('\ncounters = "count"\n')
+        so_far = counted(packets)
+
+        def run_after(queries: int) -> float:
+            for _ in range(queries):
+                pool.psql("SELECT 1", "shop")
+            done = pgstats("once", "--config", file, "--state", str(tmp_path / "state"))
+            assert (done.returncode, done.stderr) == (0, "")
+            return so_far("pgstats.pgbouncer.front.stats.shop.query_count")
+
+        assert run_after(5) == 0, "what was before the first run is nobody's growth"
+        assert run_after(3) == 3
+        assert run_after(0) == 3
+        pool.restart()
+        assert run_after(4) == 3, "what it counted before and after cannot be told apart"
+        assert run_after(2) == 5
 
 
 def recorded(version: str, **config: str) -> dict[str, Answer]:

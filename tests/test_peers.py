@@ -313,7 +313,7 @@ def test_siblings_out_of_reach_do_not_take_away_the_one_that_answers(tmp_path: P
     assert poll.ok, poll.problems()
     assert not poll.peers
     (note,) = poll.notes
-    assert "none of those in SHOW PEERS can be reached" in note
+    assert "none of the 2 in SHOW PEERS can be reached" in note
     assert "SHOW POOLS" in {frame.query.sql for frame in poll.frames}
 
 

@@ -290,7 +290,7 @@ def _group(met: Poll, peers: list[Poll]) -> Poll:
     if any(peer.up for peer in peers):
         return Poll(met.target, peers=peers)
     why = next(peer.down.message for peer in peers if peer.down)
-    met.notes.append(f"{BY_CHANCE} (none of those in SHOW PEERS can be reached: {why})")
+    met.notes.append(f"{BY_CHANCE} (none of the {len(peers)} in SHOW PEERS can be reached: {why})")
     return met
 
 

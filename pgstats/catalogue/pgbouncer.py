@@ -153,7 +153,9 @@ DATABASES = Query(
     labels={"database": "name"},
     ignored=("host", "port", "database", "force_user", "pool_mode", "load_balance_hosts"),
     metrics=(
-        Metric("pool_size", "Servers allowed for each user of the database"),
+        Metric(
+            "pool_size", "Servers allowed for each user of the database; from 1.24 on 0 is no limit"
+        ),
         Metric("min_pool_size", "Servers kept open", since=11600),
         Metric(
             "reserve_pool_size", "Additional servers allowed for a pool", formerly=("reserve_pool",)
