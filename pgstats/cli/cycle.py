@@ -47,7 +47,8 @@ class _Shaped(NamedTuple):
 class _Tally:
     """What has happened since the start of the process, whatever was configured meanwhile."""
 
-    spelled: Counts = field(default_factory=Counts)
+    # Of each target: those of several are spelled at once, by a thread each.
+    spelled: dict[tuple[str, str], Counts] = field(default_factory=dict)
     retired: int = 0  # series
     told: set[str] = field(default_factory=set)  # what somebody was warned of
     counts: list[Mapping[str, float]] = field(default_factory=list)  # of each wire that was used
@@ -102,7 +103,8 @@ class Cycle:
         if key not in self._spellers:
             tags = {**self._config.statsd.tags, **(target.tags if target else {})}
             dialect = DIALECTS[self._config.statsd.dialect]
-            self._spellers[key] = Speller(dialect, self._config.prefix, tags, self._tally.spelled)
+            counts = self._tally.spelled.setdefault(key, Counts())
+            self._spellers[key] = Speller(dialect, self._config.prefix, tags, counts)
         return self._spellers[key].spell(*frames)
 
     def ship(self, polls: Sequence[Poll], seconds: float, skipped_runs: int = 0) -> bool:
@@ -222,12 +224,13 @@ class Cycle:
             self.wire if self.wire.url else wire(self._config.statsd.url)
         )  # a dry run looks too
         lost = receiver.lost()
+        spelled = list(self._tally.spelled.values())
         return {
             **counts,
             **{f"dropped_{why}": lines for why, lines in _added(self._tally.drops).items()},
             **({} if lost is None else {"receiver_drops": lost}),
-            "skipped_values": self._tally.spelled.skipped_values,
-            "altered_names": self._tally.spelled.altered_names,
+            "skipped_values": sum(counts.skipped_values for counts in spelled),
+            "altered_names": sum(counts.altered_names for counts in spelled),
             "retired_series": self._tally.retired,
         }
 
