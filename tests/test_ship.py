@@ -774,6 +774,11 @@ def test_who_gives_up_waiting_knows_no_better_than_who_tried(
         assert not ours.ship("x:2|g", 0.01)
     assert ours.fault == "Connection refused"
     assert (ours.drops["refused"], ours.drops["timeout"]) == (1, 1)
+    late = wires(nobody["udp"])
+    assert late.hand_over("x:1|g", -1) == "took too long"
+    assert late.hand_over("x:1|g", 30) == "Connection refused"
+    assert late.hand_over("x:1|g", -1) == "Connection refused"
+    assert (late.drops["refused"], late.drops["timeout"]) == (1, 2)
 
 
 def test_who_gives_up_waiting_leaves_the_other_s_stream_alone(wires: Wires) -> None:

@@ -96,19 +96,22 @@ class Wire(StatsClientBase):  # type: ignore[misc]
         if not self._sending.acquire(timeout=max(0.0, seconds)):
             return self._drop(packets)
         try:
-            self.fault = fault = self._offer(packets, start + seconds)
+            return self._blame(self._offer(packets, start + seconds))
         finally:
             self._sending.release()
-        return fault
 
     def _drop(self, packets: Iterator[bytes]) -> str:
         """Count packets as lost: the time was up before another's shipment was through."""
         late = TimeUp("took too long")
         for packet in packets:
             self._count(packet, late)
-        fault = self.fault or said(late)  # what is wrong with the receiver says more
-        self.fault = fault
-        return fault
+        return self._blame(late)
+
+    def _blame(self, fault: OSError | None) -> str:
+        """Note what went wrong: what is known of a receiver says more than a lack of time."""
+        known = self.fault if isinstance(fault, TimeUp) else ""
+        self.fault = told = known or (said(fault) if fault else "")
+        return told
 
     def probe(self) -> OSError | None:
         """What is wrong with the receiver, None if nothing shows; sends it blank lines."""
@@ -139,7 +142,7 @@ class Wire(StatsClientBase):  # type: ignore[misc]
     def _knock(self, until: float) -> None:
         self._put(b"\n", until)
 
-    def _offer(self, packets: Iterator[bytes], until: float) -> str:
+    def _offer(self, packets: Iterator[bytes], until: float) -> OSError | None:
         """Put packets on the wire as long as there is hope; says what went wrong first.
 
         What is not tried is lost for the reason that took the hope.
@@ -155,7 +158,7 @@ class Wire(StatsClientBase):  # type: ignore[misc]
             if refused == GIVE_UP_AFTER or isinstance(fault, (TimeUp, *self.tiring)):
                 hopeless = hopeless or fault
         self.counts["seconds"] += time.monotonic() - start
-        return said(first) if first else ""
+        return first
 
     def _tried(self, packet: bytes, until: float) -> OSError | None:
         """What came of handing over a packet."""
