@@ -276,13 +276,20 @@ def test_an_index_that_fails(server: Cluster, table: str) -> None:
 def test_vacuum_that_leaves_indexes_out(server: Cluster, table: str) -> None:
     server.psql(f"CREATE INDEX ON {table} (v)")
     server.psql(f"ALTER TABLE {table} SET (vacuum_index_cleanup = off)")
-    churn(server, table)
-    until(lambda: vacuums(server) > 1)
-    assert dead(server, table) >= ROWS
-    one = only(why(server, table), "vacuum.index_cleanup_off")
-    for remedy in one["remedy"]:
-        server.psql(remedy["command"])
-    until(lambda: dead(server, table) == 0)
+    with configured(server, autovacuum_naptime="5min"):  # one more vacuum counts none as dead
+        churn(server, table)
+        server.psql(f"VACUUM ANALYZE {table}")
+        assert dead(server, table) >= ROWS
+        one = only(why(server, table), "vacuum.index_cleanup_off")
+        server.psql(f"VACUUM {table}")
+        assert dead(server, table) == 0
+        informed(why(server, table), "vacuum.index_cleanup_off")
+        server.psql(f"ANALYZE {table}")
+        assert dead(server, table) >= ROWS
+        for remedy in one["remedy"]:
+            server.psql(remedy["command"])
+        server.psql(f"ANALYZE {table}")
+        assert dead(server, table) == 0
 
 
 def test_lost_statistics(server: Cluster, table: str) -> None:

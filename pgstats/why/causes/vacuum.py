@@ -483,10 +483,15 @@ _NOT_YET = (
 def _no_index_cleanup(cause: Cause, case: Case) -> Iterator[Found]:
     for heap in case.heaps or ():
         value = heap.option("vacuum_index_cleanup") or "auto"
-        if value.lower() in ("off", "false", "no", "0", "f", "n") and heap.over:
+        if value.lower() in ("off", "false", "no", "0", "f", "n") and heap["indexes"]:
             shown = {"vacuum_index_cleanup": value, "index_bytes": heap["index_bytes"]}
             yield _on(
-                cause, case, heap, shown, values={"option": f"{heap.reset}vacuum_index_cleanup"}
+                cause,
+                case,
+                heap,
+                shown,
+                severity=WARNING if heap.over else INFO,
+                values={"option": f"{heap.reset}vacuum_index_cleanup"},
             )
 
 
@@ -699,7 +704,7 @@ CAUSES = (
     _cause(
         "index_cleanup_off",
         "Vacuum leaves the pointers of dead rows because its indexes are left out",
-        "w",
+        "wi",
         _no_index_cleanup,
         "vacuum of {heap} leaves its indexes out, and with them the pointers of dead rows",
         Remedy("ALTER TABLE {table} RESET ({option});", _THERE, _OWNER),
