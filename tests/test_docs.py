@@ -7,8 +7,10 @@ from textwrap import shorten
 from typing import Any
 
 from pgstats.cli.metrics import entries
+from pgstats.why.causes import CAUSES
 
-METRICS = Path(__file__).parent.parent / "docs" / "metrics.md"
+DOCS = Path(__file__).parent.parent / "docs"
+METRICS, WHY = DOCS / "metrics.md", DOCS / "why.md"
 
 HEAD = """# Metrics
 
@@ -56,6 +58,27 @@ def table(listed: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def causes(text: str) -> str:
+    """The page of `pgstats why` with its table of causes as it should be."""
+    head, start, _ = text.partition("| id | severity | what |\n|---|---|---|\n")
+    rows = []
+    for one in CAUSES:
+        severities = " ".join(severity[0].upper() for severity in one.severities)
+        rows.append(f"| `{one.id}` | {severities} | {one.help}{when(one)} |\n")
+    return head + start + "".join(rows)
+
+
+def when(cause: Any) -> str:
+    """The versions that can have it, where these are not all."""
+    if cause.until:
+        return f" (up to {cause.until // 10000 - 1})"
+    return f" (from {cause.since // 10000} on)" if cause.since else ""
+
+
+def test_every_cause_is_on_the_page() -> None:
+    assert WHY.read_text() == causes(WHY.read_text()), "run: python -m tests.test_docs"
+
+
 def test_the_page_of_metrics_is_up_to_date() -> None:
     assert METRICS.read_text() == page(), "run: python -m tests.test_docs"
 
@@ -68,3 +91,4 @@ def test_every_metric_is_on_the_page() -> None:
 
 if __name__ == "__main__":
     METRICS.write_text(page())
+    WHY.write_text(causes(WHY.read_text()))

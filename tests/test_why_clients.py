@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -12,6 +13,8 @@ import psycopg2
 import pytest
 
 from pgstats.scratch import Bouncer, Cluster, Scratch
+from tests.program import pgstats
+from tests.test_readme import TEXT
 from tests.why import EAGER, Document, churn, dead, run, until
 
 ROWS = 2000
@@ -113,6 +116,37 @@ def test_idle_in_transaction_behind_two(
     until(lambda: dead(server, table) == 0)
 
 
+def test_the_example_of_the_readme(scratch: Scratch, server: Cluster, tmp_path: Path) -> None:
+    """As it stands there, but for numbers, times and addresses."""
+    server.psql("CREATE DATABASE appdb")
+    server.psql(
+        "CREATE TABLE invoices (id int, total numeric); CREATE TABLE orders (id int, v int);"
+        f"INSERT INTO orders SELECT i, 0 FROM generate_series(1, {ROWS}) i",
+        "appdb",
+    )
+    server.psql("VACUUM ANALYZE orders", "appdb")
+    databases = {"appdb": f"host=127.0.0.1 port={server.port}"}
+    more: dict[str, Any] = {"stats_users": ["stats"], "users": USERS, "name": "why-readme"}
+    with Bouncer(scratch, databases, **more) as front:
+        config = tmp_path / "pgstats.toml"
+        config.write_text(
+            f'[[pgbouncer]]\nname = "front"\ndsn = "{front.dsn("pgbouncer", "stats")}"\n'
+            f'[[postgres]]\nname = "main"\ndsn = "{server.dsn(user="watcher")}"\n'
+        )
+        with application(front, "appdb", "INSERT INTO invoices VALUES (4711, 99.5)"):
+            churn(server, "orders", ROWS, "appdb")
+            done = pgstats("why", "orders", "--config", str(config), "--no-state", "--watch", "4s")
+    (example,) = re.findall(r"```console\n\$ pgstats why orders\n([^`]*)```", TEXT)
+    same_host = "   Traced to 127.0.0.1: maybe another pooler: one runs on 127.0.0.1.\n"
+    assert gist(done.stdout.replace(same_host, "")) == gist(example)
+
+
+def gist(text: str) -> str:
+    """A report as one line, without the numbers."""
+    line = re.sub(r"\d+ (d|h|min|s)( \d+ (h|min|s))?\b", "TIME", " ".join(text.split()))
+    return re.sub(r"\d[\d.,:]*", "N", line)
+
+
 def test_a_lock_behind_a_pooler(server: Cluster, inner: Bouncer, table: str) -> None:
     lock = f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE"
     with application(inner, "shop", lock) as culprit:
@@ -120,6 +154,9 @@ def test_a_lock_behind_a_pooler(server: Cluster, inner: Bouncer, table: str) -> 
         (cause,) = why(server, inner)["causes"]
         assert cause["id"] == "vacuum.lock_held"
         assert cause["client"]["port"] == port(culprit)
+        assert cause["summary"].startswith(
+            f"invoice-worker at 127.0.0.1:{port(culprit)} has a lock"
+        )
     until(lambda: dead(server, table) == 0)
 
 
