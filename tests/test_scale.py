@@ -1,0 +1,149 @@
+"""Ten thousand tables in one database, two hundred databases in one cluster: `./dev test-full`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg2
+import pytest
+
+from pgstats.ask.postgres import PostgresAsker
+from pgstats.model import POSTGRES, Poll, Target
+from pgstats.scratch import Cluster, Scratch
+from tests.test_ask_postgres import column
+from tests.why import until
+
+pytestmark = pytest.mark.full
+
+DATABASES = 200
+PLAIN, ROOTS, LEAVES = 5000, 100, 50
+BUDGET = 50
+
+_TABLES = f"""DO $$ BEGIN
+  FOR n IN 1..{PLAIN} LOOP
+    EXECUTE 'CREATE TABLE plain' || n || ' (i int PRIMARY KEY)';
+    IF n % 500 = 0 THEN COMMIT; END IF;
+  END LOOP;
+  FOR r IN 1..{ROOTS} LOOP
+    EXECUTE 'CREATE TABLE parted' || r || ' (i int) PARTITION BY LIST (i)';
+    FOR n IN 1..{LEAVES} LOOP
+      EXECUTE 'CREATE TABLE parted' || r || '_' || n || ' PARTITION OF parted' || r
+           || ' FOR VALUES IN (' || n || ')';
+    END LOOP;
+    COMMIT;
+  END LOOP;
+END $$"""
+
+#: One in ten has rows, most of them dead, each another number.
+_ROWS = f"""DO $$ BEGIN
+  FOR n IN 1..{PLAIN} BY 10 LOOP
+    EXECUTE 'INSERT INTO plain' || n || ' SELECT generate_series(1, 100)';
+    EXECUTE 'DELETE FROM plain' || n || ' WHERE i <= ' || n % 97;
+    IF n % 500 = 1 THEN COMMIT; END IF;
+  END LOOP;
+  FOR r IN 1..{ROOTS} BY 10 LOOP
+    EXECUTE 'INSERT INTO parted' || r || ' SELECT 1 + n % {LEAVES} FROM generate_series(1, 1000) n';
+    EXECUTE 'DELETE FROM parted' || r || ' WHERE i <= ' || r % {LEAVES};
+    COMMIT;
+  END LOOP;
+END $$"""
+
+
+@pytest.fixture(scope="module")
+def crowd(scratch: Scratch) -> Iterator[Cluster]:
+    settings = {
+        "autovacuum": "off",
+        "max_connections": 10,
+        "max_locks_per_transaction": 1000,
+        "full_page_writes": "off",
+        "max_wal_size": "4GB",
+        "log_connections": "on",
+        "log_disconnections": "on",
+        "log_line_prefix": "%p ",
+    }
+    with Cluster(scratch, settings, name="crowd") as cluster:
+        cluster.psql("CREATE DATABASE large")
+        with closing(psycopg2.connect(cluster.dsn("large"))) as connection:
+            connection.autocommit = True
+            for sql in (_TABLES, _ROWS):  # which takes longer than psql is given
+                connection.cursor().execute(sql)
+        for n in range(DATABASES - 2):
+            cluster.psql(f"CREATE DATABASE small{n:03}")
+            cluster.psql(f"CREATE TABLE t AS SELECT generate_series(1, {n + 1}) i", f"small{n:03}")
+        yield cluster
+
+
+def truth(cluster: Cluster, database: str) -> list[float]:
+    """Tables, live and dead rows, as psql sums them up."""
+    sql = """SELECT count(*), coalesce(sum(n_live_tup), 0), coalesce(sum(n_dead_tup), 0)
+               FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = relid AND relkind <> 'p'"""
+    return [float(number) for number in cluster.psql(sql, database).split("|")]
+
+
+def sums(found: Poll, database: str) -> list[float]:
+    names = ("tables", "n_live_tup", "n_dead_tup")
+    return [column(found, "database", name)[database,] for name in names]
+
+
+def of(found: Poll, database: str, metric: str) -> dict[str, float]:
+    """A metric of the tables shown of a database."""
+    return {
+        labels[2]: value
+        for labels, value in column(found, "tables", metric).items()
+        if labels[0] == database and value is not None
+    }
+
+
+def most_at_once(log: str) -> int:
+    """The most connections of pgstats that were open together, by the server's log."""
+    there: set[str] = set()
+    most = 0
+    for pid, text in re.findall(r"^(\d+) LOG:  (.*)$", log, re.MULTILINE):
+        if text.startswith("connection authorized") and "application_name=pgstats" in text:
+            there.add(pid)
+        elif text.startswith("disconnection"):
+            there.discard(pid)
+        most = max(most, len(there))
+    return most
+
+
+def test_all_of_it_within_one_poll(crowd: Cluster) -> None:
+    until(lambda: truth(crowd, "large")[2] > 0)
+    begin = crowd.log.stat().st_size
+    one = Target(POSTGRES, "main", crowd.dsn(), timeout=60.0, tables=BUDGET)
+    with closing(PostgresAsker(one)) as asks:
+        first, second = asks.poll(), asks.poll()
+    log = crowd.log.read_text()[begin:]
+    for found in (first, second):
+        assert found.ok, found.problems()
+        assert found.counts["databases_polled"] == DATABASES
+        for database in ("large", "postgres", *(f"small{n:03}" for n in range(DATABASES - 2))):
+            assert sums(found, database) == truth(crowd, database), database
+        shown = of(found, "large", "n_dead_tup")
+        assert len(shown) == BUDGET + 1
+        assert sum(shown.values()) == truth(crowd, "large")[2]
+        folded = column(found, "database", "tables_folded")["large",]
+        assert folded == PLAIN + ROOTS - BUDGET
+    assert most_at_once(log) == 2
+    # A full walk made a connection to each other database, and kept one.
+    assert len(re.findall("connection authorized.*application_name=pgstats", log)) >= 2 * 199
+
+
+@pytest.mark.parametrize("tables", [0, None])
+def test_no_table_and_every_table(crowd: Cluster, tables: int | None) -> None:
+    one = Target(POSTGRES, "main", crowd.dsn(), timeout=60.0, tables=tables, databases=("large",))
+    with closing(PostgresAsker(one)) as asks:
+        found = asks.poll()
+    assert found.ok, found.problems()
+    shown = of(found, "large", "n_dead_tup")
+    assert len(shown) == 1 + (PLAIN + ROOTS if tables is None else 0)
+    assert sum(shown.values()) == truth(crowd, "large")[2] == sums(found, "large")[2]
+    assert sums(found, "large")[0] == PLAIN + ROOTS * LEAVES
+    if tables is None:
+        leaves = crowd.psql(
+            "SELECT sum(n_dead_tup) FROM pg_stat_user_tables WHERE relname LIKE 'parted11\\_%'",
+            "large",
+        )
+        assert shown["parted11"] == float(leaves) > 0
