@@ -7,6 +7,7 @@ and against what was measured on the others.
 from __future__ import annotations
 
 import math
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pgstats.instrumenting.public import _Settings, _Shipper
 from pgstats.model import OTHER, POSTGRES, Frame, Metric, Number, Query
 from pgstats.ship import cut
 from pgstats.spell import DIALECTS, LONGEST, Speller
@@ -188,6 +190,22 @@ def test_a_fit_name_is_read_as_it_is(dialect: str, name: str, text: str) -> None
             receiver.rename(wanted),
             frozenset(receiver.tag(key, value) for key, value in pairs.items()),
         )
+
+
+@pytest.mark.parametrize(("dialect", "name"), CASES)
+@given(job=names, prefix=names)
+@settings(max_examples=20)
+def test_each_job_is_read_as_meant(dialect: str, name: str, job: str, prefix: str) -> None:
+    receiver = RECEIVERS[name]
+    state = State(receiver)
+    given = _Settings(job, "", f"p.{prefix}", dialect, {"env": "a b"})
+    lines = _Shipper(given, lambda: "job")._lines[:3]
+    state.receive("".join(lines).encode())
+    assert state.bad == []
+    events = sorted(re.split("[._]", series)[-1] for series, _ in state.heard)
+    if max(len(series) for series, _ in state.heard) < receiver.longest:
+        assert events == ["failed", "started", "succeeded"]
+        assert set(state.counters.values()) == {1}
 
 
 # ---- the receivers of the tables themselves

@@ -97,11 +97,11 @@ class _Settings:
 
 
 def _check(given: Mapping[str, str]) -> None:
-    """Refuse the tags that the configuration would refuse."""
+    """Refuse the tags that receivers take for something else, as the configuration does."""
     from pgstats.config import settings, values  # noqa: PLC0415 - most jobs have no tags
 
     try:
-        values.tags(settings.RESERVED_TAGS)(dict(given))
+        values.tags(settings.RESERVED)(dict(given))
     except values.Wrong as wrong:
         faults = (f"tag {key}: {fault}" for (key, *_), fault in wrong.faults)
         raise ValueError("; ".join(faults)) from None
