@@ -18,14 +18,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: What the stages hand to each other. They import no verb.
-NOUNS = {"errors", "model", "evidence", "catalogue"}
+NOUNS = {"errors", "model", "evidence", "catalogue", "overview"}
 #: Small helpers below the stages. They import nothing of pgstats.
 TOOLS = {"lookup", "log"}
 #: The only parts that know the others and compose them: for people, and for other programs, who
 #: find it as `pgstats.instrument`.
 COMPOSERS = {"cli", "__main__", "instrumenting", "instrument", ""}
 #: The stages that must give the same answer for the same input, whenever and wherever.
-PURE = NOUNS | {"shape", "spell", "why"}
+PURE = NOUNS | {"shape", "spell", "why", "render"}
 
 #: The one part that may import each foreign library.
 DOORS = {"psycopg2": "ask", "statsd": "ship", "schedule": "daemon", "click": "cli", "rich": "demo"}

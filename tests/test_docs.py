@@ -7,10 +7,12 @@ from textwrap import shorten
 from typing import Any
 
 from pgstats.cli.metrics import entries
+from pgstats.overview import RULES
+from pgstats.render.alerts import runbook
 from pgstats.why.causes import CAUSES
 
 DOCS = Path(__file__).parent.parent / "docs"
-METRICS, WHY = DOCS / "metrics.md", DOCS / "why.md"
+METRICS, WHY, RUNBOOK = DOCS / "metrics.md", DOCS / "why.md", DOCS / "runbook"
 
 HEAD = """# Metrics
 
@@ -89,6 +91,21 @@ def test_every_metric_is_on_the_page() -> None:
         assert f"| `{entry['name'].rpartition('.')[2]}` |" in text
 
 
+def pages() -> dict[str, str]:
+    """A page for each alert, and one that lists them."""
+    listed = "".join(f"- [{rule.title}]({rule.id}.md)\n" for rule in RULES)
+    index = f"# Runbook\n\nA page for each alert of `pgstats alerts`.\n\n{listed}"
+    return {"index.md": index} | {f"{rule.id}.md": runbook.page(rule) for rule in RULES}
+
+
+def test_the_runbook_is_up_to_date() -> None:
+    found = {path.name: path.read_text() for path in RUNBOOK.glob("*.md")}
+    assert found == pages(), "run: python -m tests.test_docs"
+
+
 if __name__ == "__main__":
     METRICS.write_text(page())
     WHY.write_text(causes(WHY.read_text()))
+    RUNBOOK.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (RUNBOOK / name).write_text(text)

@@ -17,8 +17,9 @@ LOSSES = {
 }
 
 
-def _up(family: str, whom: str) -> Query:
-    return Query(family, "", (Metric("up", f"1 if {whom} let pgstats in and answered, else 0"),))
+def _up(family: str, whom: str, *more: Metric) -> Query:
+    up = Metric("up", f"1 if {whom} let pgstats in and answered, else 0")
+    return Query(family, "", (up, *more))
 
 
 def _down(family: str) -> Query:
@@ -26,7 +27,14 @@ def _down(family: str) -> Query:
     return Query(family, "down", (metric,), labels={"reason": ""})
 
 
-UP = {PGBOUNCER: _up(PGBOUNCER, "the console"), POSTGRES: _up(POSTGRES, "the server")}
+UP = {
+    PGBOUNCER: _up(
+        PGBOUNCER,
+        "the console",
+        Metric("version", "Version of PgBouncer as a number, 11800 for 1.18.0", across="max"),
+    ),
+    POSTGRES: _up(POSTGRES, "the server"),
+}
 DOWN = {PGBOUNCER: _down(PGBOUNCER), POSTGRES: _down(POSTGRES)}
 
 POLL = Query(
@@ -36,6 +44,12 @@ POLL = Query(
     metrics=(
         Metric("seconds", "Duration of the poll", unit="seconds"),
         Metric("ok", "1 if every question was answered, else 0"),
+        Metric(
+            "last_success_timestamp_seconds",
+            "Unix time of the last poll that the target answered; the age of that tells a dead "
+            "poller, of which statsd repeats every other gauge for ever",
+            unit="timestamp_seconds",
+        ),
         Metric("failed_queries", "Questions that failed in this poll"),
         Metric(
             "skipped_runs",

@@ -149,11 +149,11 @@ class Cycle:
         if poll.target.family == POSTGRES:
             implied += _bounded(poll, lambda: self._overcommit(poll, at), list[Frame]())
         value, sent = self._config.statsd.on_vanish, self._state.sent(poll.target)
-        said = [*implied, *shape.frames(poll, skipped_runs)]
+        said = [*implied, *self._said(poll, skipped_runs)]
         retire = partial(shape.retired, said, sent, value)
         own = poll.target.questions
         last = _bounded(poll, lambda: retire(partial=poll.partial, questions=own), list[Frame]())
-        return _Shaped(poll.target, last, [*implied, *shape.frames(poll, skipped_runs)], poll)
+        return _Shaped(poll.target, last, [*implied, *self._said(poll, skipped_runs)], poll)
 
     def _lost(self, polls: Sequence[Poll]) -> list[_Shaped]:
         """The last values of the targets that have left the configuration."""
@@ -166,7 +166,12 @@ class Cycle:
         lines = _bounded(one.poll, lambda: self.text(one.target, [*one.last, *one.frames]), "")
         if lines or not one.frames:
             return lines
-        return self.text(one.target, shape.frames(replace(one.poll, frames=[]), skipped_runs))
+        return self.text(one.target, self._said(replace(one.poll, frames=[]), skipped_runs))
+
+    @staticmethod
+    def _said(poll: Poll, skipped_runs: int) -> list[Frame]:
+        """A poll's frames, which tell the time of day as the clock has it now, set or not."""
+        return shape.frames(poll, skipped_runs, time.time() - time.monotonic() + poll.at)
 
     def _note(self, target: Target) -> None:
         """Tell what is odd about a target's names: once, for one-shot runs and all targets too."""

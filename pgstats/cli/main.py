@@ -20,7 +20,11 @@ OK, FAILED, UNAVAILABLE, BUG, LOCKED, CONFIG, INTERRUPTED = 0, 1, 69, 70, 75, 78
 #: What click takes for a yes in the environment.
 _YES = ("1", "true", "t", "yes", "y", "on")
 
-COMMANDS = ("once", "run", "why", "check", "metrics", "status", "demo", "sink")
+COMMANDS = (
+    *("once", "run", "why", "check", "status", "metrics"),
+    *("dashboard", "mapping", "alerts"),
+    *("demo", "sink"),
+)
 
 
 class _Commands(click.Group):

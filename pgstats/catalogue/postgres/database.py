@@ -6,8 +6,8 @@ from pgstats.catalogue.postgres.server import COUNTING
 from pgstats.model import POSTGRES, Metric, Query
 
 
-def _counter(column: str, text: str, *, since: int = 0) -> Metric:
-    return Metric(column, text, kind="total", column=f"s.{column}", since=since)
+def _counter(column: str, text: str, *, unit: str = "", since: int = 0) -> Metric:
+    return Metric(column, text, unit=unit, kind="total", column=f"s.{column}", since=since)
 
 
 def _milliseconds(column: str, text: str, *, since: int = 0) -> Metric:
@@ -38,7 +38,7 @@ DATABASE = Query(
         _counter("tup_deleted", "Rows deleted"),
         _counter("conflicts", "Queries cancelled by recovery, on a standby"),
         _counter("temp_files", "Temporary files created"),
-        _counter("temp_bytes", "Bytes written to temporary files"),
+        _counter("temp_bytes", "Bytes written to temporary files", unit="bytes"),
         _counter("deadlocks", "Deadlocks found"),
         _counter("checksum_failures", "Checksum failures; not sent while checksums are off"),
         _milliseconds("blk_read_time", "Time spent reading blocks (with track_io_timing)"),

@@ -151,6 +151,7 @@ CONNECTIONS = over(
     Metric(
         "utilization",
         "Share of the usable connections that is used; above 1 where superusers are in the reserve",
+        unit="ratio",
         column=f"({_USED})::float8 / nullif({_USABLE}, 0)",
     ),
 )

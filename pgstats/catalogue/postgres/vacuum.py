@@ -33,6 +33,7 @@ VACUUM = over(
     Metric(
         "worker_utilization",
         "Share of the autovacuum workers allowed that is at work",
+        unit="ratio",
         column=_seen(f"{_WORKERS}::float8 / {_MAX_WORKERS}"),
     ),
     Metric(

@@ -1,0 +1,1 @@
+"""Alerts: the rules, once for each system that evaluates them."""

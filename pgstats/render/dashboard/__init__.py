@@ -1,0 +1,1 @@
+"""Dashboards: the panels, once for each kind of them."""

@@ -1,0 +1,1 @@
+"""How receivers are asked: the series of panels and rules in their query languages."""

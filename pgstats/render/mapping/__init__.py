@@ -1,0 +1,1 @@
+"""Mappings: how receivers make labels of the names that pgstats ships."""
