@@ -129,7 +129,7 @@ def test_a_row_in_each_dialect(dialect: str) -> None:
 
 def test_up_has_no_group() -> None:
     up = UP[PGBOUNCER]
-    frame = Frame(up, up.metrics, [(1,)], "front")
+    frame = Frame(up, up.metrics[:1], [(1,)], "front")
     assert speller().spell(frame) == "pgstats.pgbouncer.front.up:1|g\n"
     assert speller("influx").spell(frame) == "pgstats.pgbouncer.up,target=front:1|g\n"
 

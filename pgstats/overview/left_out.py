@@ -111,6 +111,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "postgres.locks.granted",
         "postgres.locks.waiting",
         "postgres.standbys.count",
+        "postgres.database.sizes_skipped",
         "self.poll.databases_polled",
         "self.poll.tables_folded",
     ),

@@ -401,8 +401,11 @@ _CAUSES = Row(
         ),
         Panel(
             "Largest tables",
-            "Where vacuum takes longest.",
-            _tables("size_estimate_bytes"),
+            "Where vacuum takes longest; measured rather than estimated with `sizes`.",
+            (
+                *_tables("size_estimate_bytes", "size_bytes", "indexes_size_bytes"),
+                *_databases("size_bytes"),
+            ),
         ),
     ),
 )
