@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import Lock
 
+from pgstats.printing import escaped
+
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7  # the priorities of syslog
 
 #: The least urgent priority that each verbosity shows.
@@ -88,9 +90,7 @@ class Log:
 
 def printable(text: str) -> str:
     """One line that cannot move a terminal's cursor: folded, escaped, cut to a fair length."""
-    line = " ".join(text.split())
-    if not line.isprintable():
-        line = "".join(c if c.isprintable() else _escaped(c) for c in line)
+    line = escaped(" ".join(text.split()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} [...]"
 
 
@@ -112,11 +112,6 @@ def _gist(fault: str) -> str:
 def _well(key: str, seconds: float) -> str:
     """Says that a fault is gone."""
     return f"{key}: well again after {duration(seconds)}"
-
-
-def _escaped(character: str) -> str:
-    """A character as Python spells it in source text."""
-    return character.encode("unicode_escape").decode()
 
 
 def _is_journal(descriptor: int, stream: str) -> bool:

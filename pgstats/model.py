@@ -229,6 +229,19 @@ class Frame(NamedTuple):
     scope: Row = ()
 
 
+class Table(NamedTuple):
+    """All that is known of one group: the frames of all targets, joined for people.
+
+    Each row holds one string for each of ``labels``, the first of which is ``target``, then one
+    number (or None for unknown) per metric of ``metrics``.
+    """
+
+    group: str
+    labels: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    rows: Sequence[Row]
+
+
 class Failure(NamedTuple):
     """One thing that did not work: what was tried, why it failed, what to do about it.
 

@@ -22,6 +22,7 @@ from typing import Self, TextIO
 from urllib.parse import urlsplit
 
 from pgstats.errors import ShipError
+from pgstats.printing import escaped
 
 #: A series: its name and its tags in order of their keys.
 Series = tuple[str, tuple[tuple[str, str], ...]]
@@ -75,15 +76,6 @@ def _split_head(head: str) -> tuple[str, dict[str, str]]:
 def _pairs(tags: list[str], between: str) -> dict[str, str]:
     parts = (tag.partition(between) for tag in tags if tag)
     return {key: value for key, _, value in parts}
-
-
-def printable(text: str) -> str:
-    """Text for a terminal: whatever could steer it is escaped."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 class Sink:
@@ -248,7 +240,7 @@ def show(
         while left != 0 and (deadline is None or time.monotonic() < deadline):
             wait = 60.0 if deadline is None else max(0.0, deadline - time.monotonic())
             texts = sink.receive(wait)[:left]
-            out.writelines(f"{printable(text)}\n" for text in texts)
+            out.writelines(f"{escaped(text)}\n" for text in texts)
             out.flush()
             left = None if left is None else left - len(texts)
 

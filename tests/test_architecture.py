@@ -19,8 +19,10 @@ ROOT = Path(__file__).parents[1]
 
 #: What the stages hand to each other. They import no verb.
 NOUNS = {"errors", "model", "evidence", "catalogue", "overview"}
-#: Small helpers below the stages. They import nothing of pgstats.
-TOOLS = {"lookup", "log"}
+#: Small helpers below the stages. They import nothing else of pgstats.
+TOOLS = {"lookup", "log", "printing"}
+#: Those of them that everybody may use; the log is handed in.
+SHARED = {"lookup", "printing"}
 #: The only parts that know the others and compose them: for people, and for other programs, who
 #: find it as `pgstats.instrument`.
 COMPOSERS = {"cli", "__main__", "instrumenting", "instrument", ""}
@@ -28,7 +30,13 @@ COMPOSERS = {"cli", "__main__", "instrumenting", "instrument", ""}
 PURE = NOUNS | {"shape", "spell", "why", "render"}
 
 #: The one part that may import each foreign library.
-DOORS = {"psycopg2": "ask", "statsd": "ship", "schedule": "daemon", "click": "cli", "rich": "demo"}
+DOORS = {
+    "psycopg2": "ask",
+    "statsd": "ship",
+    "schedule": "daemon",
+    "click": "cli",
+    "rich": "screen",
+}
 #: Who may read the environment besides the command line: `ask` speaks for libpq, whose own
 #: variables count; `scratch` hands it on to the servers that it starts.
 ENVIRONMENT = COMPOSERS | {"ask", "scratch"}
@@ -88,7 +96,7 @@ def _dotted(path: Path) -> str:
 
 
 def parts_know_only_what_they_may(modules: list[Module]) -> set[str]:
-    """Nouns know nouns; tools know nothing; verbs know nouns and tools; nobody knows a composer."""
+    """Nouns know nouns, verbs nouns and tools, tools shared ones; nobody knows a composer."""
     parts = {module.part for module in modules} | COMPOSERS
     return {
         f"{module.name} imports {other}"
@@ -108,7 +116,7 @@ def _known_to(part: str) -> set[str]:
         return {module.part for module in MODULES} | COMPOSERS
     if part in NOUNS:
         return NOUNS
-    return {part} if part in TOOLS else {part, "lookup"} | NOUNS
+    return {part} | SHARED | (set() if part in TOOLS else NOUNS)
 
 
 def libraries_have_one_door(modules: list[Module]) -> set[str]:

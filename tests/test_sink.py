@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from pgstats.errors import ShipError
-from pgstats.sink import Sink, parse, printable, series, show
+from pgstats.printing import escaped
+from pgstats.sink import Sink, parse, series, show
 
 INTERNET = ["udp://127.0.0.1:0", "udp://[::1]:0", "tcp://127.0.0.1:0", "tcp://[::1]:0"]
 
@@ -104,8 +105,8 @@ def test_values_follow_statsd(sink: Sink) -> None:
 
 
 def test_what_could_steer_a_terminal_is_escaped() -> None:
-    assert printable("plain é 1") == "plain é 1"
-    assert printable("a\x1b[2J\x07\u202e\x9b\x7f") == r"a\x1b[2J\x07\u202e\x9b\x7f"
+    assert escaped("plain é 1") == "plain é 1"
+    assert escaped("a\x1b[2J\x07\u202e\x9b\x7f") == r"a\x1b[2J\x07\u202e\x9b\x7f"
 
 
 # ---- sockets

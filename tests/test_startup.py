@@ -35,7 +35,11 @@ def imported(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([name, "--help"] for name in ("once", "run", "check", "demo"))],
+    [
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in ("once", "run", "check", "show", "top", "demo")),
+    ],
     ids=" ".join,
 )
 def test_help_needs_nothing(arguments: list[str]) -> None:

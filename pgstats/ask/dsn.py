@@ -105,6 +105,13 @@ def moved(dsn: str, host: str, port: str = "") -> str:
     return str(extensions.make_dsn(**(given | ({"port": port} if port else {}))))
 
 
+def composed(dbname: str = "", **given: str) -> str:
+    """The connection string of psql's options; ``dbname`` may be one itself, which then wins."""
+    is_dsn = "=" in dbname or dbname.startswith(("postgres://", "postgresql://"))
+    given |= parse_dsn(dbname) if is_dsn else {"dbname": dbname}
+    return str(extensions.make_dsn(**{key: value for key, value in given.items() if value}))
+
+
 def _dsn_fault(message: str) -> str:
     """A safe sentence; a keyword is named only when it is nearly a known one."""
     if found := re.search(r'invalid connection option "(\w+)"', message):

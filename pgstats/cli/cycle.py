@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 _Count = TypeVar("_Count", int, float)
 
 
-class _Shaped(NamedTuple):
+class Shaped(NamedTuple):
     """What is to be said of a target: the last values of what is gone, then the rest.
 
     What goes wrong with it is a failure of the poll.
@@ -107,16 +107,20 @@ class Cycle:
             self._spellers[key] = Speller(dialect, self._config.prefix, tags, counts)
         return self._spellers[key].spell(*frames)
 
+    def shaped(self, polls: Sequence[Poll], skipped_runs: int = 0) -> list[Shaped]:
+        """All that is to be said of the targets, and of those that are gone."""
+        with self._state.lock:
+            for poll in polls:
+                _bounded(poll, partial(self._commit, poll), None)
+            found = [self._shaped(poll, skipped_runs) for poll in polls]
+            return found + _bounded(polls[0], lambda: self._lost(polls), list[Shaped]())
+
     def ship(self, polls: Sequence[Poll], seconds: float, skipped_runs: int = 0) -> bool:
         """Ship polls and the account of the shipping, within so many seconds.
 
         Says whether the wire took everything.
         """
-        with self._state.lock:
-            for poll in polls:
-                _bounded(poll, partial(self._commit, poll), None)
-            found = [self._shaped(poll, skipped_runs) for poll in polls]
-            found += _bounded(polls[0], lambda: self._lost(polls), list[_Shaped]())
+        found = self.shaped(polls, skipped_runs)
         text = "".join(self._spelled(one, skipped_runs) for one in found)
         for one in found:
             if one.frames:
@@ -138,7 +142,7 @@ class Cycle:
         fronts = [t for t in self._config.targets if t.family == PGBOUNCER]
         return shape.overcommit(poll, map(self._state.memories, fronts), at)
 
-    def _shaped(self, poll: Poll, skipped_runs: int) -> _Shaped:
+    def _shaped(self, poll: Poll, skipped_runs: int) -> Shaped:
         """All that is to be said of a target, and of how that went."""
         memory = self._state.of(poll.target, poll.identity)
         if poll.memo:
@@ -153,15 +157,15 @@ class Cycle:
         retire = partial(shape.retired, said, sent, value)
         own = poll.target.questions
         last = _bounded(poll, lambda: retire(partial=poll.partial, questions=own), list[Frame]())
-        return _Shaped(poll.target, last, [*implied, *self._said(poll, skipped_runs)], poll)
+        return Shaped(poll.target, last, [*implied, *self._said(poll, skipped_runs)], poll)
 
-    def _lost(self, polls: Sequence[Poll]) -> list[_Shaped]:
+    def _lost(self, polls: Sequence[Poll]) -> list[Shaped]:
         """The last values of the targets that have left the configuration."""
         value = self._config.statsd.on_vanish
         lost = self._state.lost([poll.target for poll in polls])
-        return [_Shaped(target, shape.ended(sent, value), [], polls[0]) for target, sent in lost]
+        return [Shaped(target, shape.ended(sent, value), [], polls[0]) for target, sent in lost]
 
-    def _spelled(self, one: _Shaped, skipped_runs: int) -> str:
+    def _spelled(self, one: Shaped, skipped_runs: int) -> str:
         """The lines of a target; where they cannot be spelled, whether it is up and that failed."""
         lines = _bounded(one.poll, lambda: self.text(one.target, [*one.last, *one.frames]), "")
         if lines or not one.frames:
@@ -185,7 +189,7 @@ class Cycle:
                 self._tally.told.add(what)
                 self._warn(f"{target.name}: {text} (told once)")
 
-    def _account_for(self, found: Iterable[_Shaped], *, taken: bool) -> None:
+    def _account_for(self, found: Iterable[Shaped], *, taken: bool) -> None:
         """Count the last values, or have them sent again if they may not have arrived."""
         with self._state.lock:
             for one in found:

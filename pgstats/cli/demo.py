@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from pgstats.cli import colour
+from pgstats.cli.colour import movable
+from pgstats.cli.events import Events
 from pgstats.cli.main import FAILED, OK
 from pgstats.cli.options import SECONDS, option
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
-    from pgstats.demo import Board
     from pgstats.scratch import Bouncer, Cluster, Scratch
+    from pgstats.screen import Board
     from pgstats.sink import Sink
 
     Asked = Callable[[float], bool]
@@ -40,17 +42,16 @@ def command(*, seconds: float | None) -> int:
     tuples pile up, polled every two seconds, asked why, and removed at the end. Nothing else is
     touched.
     """
-    with _told_to_end() as asked:
-        return demo(seconds, sys.stdout, asked)
+    with Events() as events:
+        return demo(seconds, sys.stdout, events.asked)
 
 
 def demo(seconds: float | None, out: TextIO, asked: Asked) -> int:
     """Run it all; ``asked`` waits so many seconds and says whether to end."""
-    from pgstats.demo import Board  # noqa: PLC0415
     from pgstats.scratch import Scratch  # noqa: PLC0415
     from pgstats.sink import Sink  # noqa: PLC0415
 
-    with Scratch() as scratch, Sink() as sink, closing(Board(out)) as board:
+    with Scratch() as scratch, Sink() as sink, closing(_board(out)) as board:
         board.say(f"Starting PostgreSQL and PgBouncer in {scratch.path} ...")
         servers = _servers(scratch, asked)
         if servers is None:
@@ -63,6 +64,12 @@ def demo(seconds: float | None, out: TextIO, asked: Asked) -> int:
         if not well:
             click.echo(f"pgstats run did not do its work:\n{_log(scratch).read_text()}", err=True)
         return OK if well else FAILED
+
+
+def _board(out: TextIO) -> Board:
+    from pgstats.screen import Board  # noqa: PLC0415
+
+    return Board(out, colour=colour.on(out), live=movable(out))
 
 
 def _servers(scratch: Scratch, asked: Asked) -> tuple[Cluster, Bouncer] | None:
@@ -161,7 +168,7 @@ def _watch(
     asked: Asked,
 ) -> bool:
     """Show what arrives until told to end or ``seconds`` are over; whether all went well."""
-    from pgstats.demo import healthy  # noqa: PLC0415
+    from pgstats.screen import healthy  # noqa: PLC0415
 
     pause = _REFRESH if board.live else _INTERVAL
     end = float("inf") if seconds is None else time.monotonic() + seconds
@@ -179,22 +186,3 @@ def _watch(
 def _account(sink: Sink) -> str:
     lost = f"{sink.lost} packets lost"
     return f"received {sink.lines} lines in {sink.packets} packets, {lost}. Ctrl-C ends."
-
-
-@contextmanager
-def _told_to_end() -> Iterator[Asked]:
-    """Turn signals into an answer to "asked?", so that they interrupt nothing half-done."""
-    reading, writing = os.pipe()
-
-    def note(*_: object) -> None:
-        os.write(writing, b".")
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield lambda seconds: bool(select.select([reading], [], [], seconds)[0])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(reading)
-        os.close(writing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from typing import NoReturn
 import click
 
 from pgstats import __version__
+from pgstats.cli.colour import with_colour
 from pgstats.errors import ConfigError, PgstatsError, StateLocked
 
 # Exit codes beside click's own 2 for usage errors; the table in the README says when.
@@ -21,7 +23,7 @@ OK, FAILED, UNAVAILABLE, BUG, LOCKED, CONFIG, INTERRUPTED = 0, 1, 69, 70, 75, 78
 _YES = ("1", "true", "t", "yes", "y", "on")
 
 COMMANDS = (
-    *("once", "run", "why", "check", "status", "metrics"),
+    *("once", "run", "why", "show", "top", "check", "status", "metrics"),
     *("dashboard", "mapping", "alerts"),
     *("demo", "sink"),
 )
@@ -37,7 +39,7 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"pgstats.cli.{cmd_name}").command
-        return command
+        return with_colour(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -91,6 +93,9 @@ def _open_streams() -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w", closefd=False))
+    # What the encoding of a terminal or file does not hold is told all the same.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run() -> int:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +21,7 @@ from pgstats.cli.options import (
     with_state,
     with_targets,
 )
+from pgstats.cli.telling import code, tell
 from pgstats.errors import StateError
 from pgstats.log import DEBUG, ERROR, WARNING, Log
 
@@ -103,9 +103,9 @@ def _show(polls: Sequence[Poll], log: Log) -> int:
     """Print the poll."""
     from pgstats.cli.document import document  # noqa: PLC0415
 
-    _tell(polls, log)
+    tell(polls, log)
     click.echo(document(polls))
-    return _code(polls)
+    return code(polls)
 
 
 def _spell(config: Config, state: State, polls: Sequence[Poll], log: Log, *, packets: bool) -> int:
@@ -115,13 +115,13 @@ def _spell(config: Config, state: State, polls: Sequence[Poll], log: Log, *, pac
 
     paper = Paper(config.statsd.max_packet)
     Cycle(config, state, partial(log.tell, WARNING), paper).ship(polls, seconds=60)
-    _tell(polls, log)
+    tell(polls, log)
     for number, packet in enumerate(paper.packets, 1):
         if packets:
             lines = packet.count(b"\n") + 1
             sys.stdout.write(f"# packet {number}: {lines} lines, {len(packet)} bytes\n")
         sys.stdout.write(packet.decode() + "\n")
-    return _code(polls)
+    return code(polls)
 
 
 def _ship(config: Config, state: State, polls: Sequence[Poll], log: Log) -> int:
@@ -129,7 +129,7 @@ def _ship(config: Config, state: State, polls: Sequence[Poll], log: Log) -> int:
 
     cycle = Cycle(config, state, partial(log.tell, WARNING))
     taken = cycle.ship(polls, seconds=60)
-    _tell(polls, log)
+    tell(polls, log)
     _save(state, log)
     counts = cycle.wire.counts
     if not taken:
@@ -139,10 +139,10 @@ def _ship(config: Config, state: State, polls: Sequence[Poll], log: Log) -> int:
             f"{counts['packets']} sent (is statsd running there? see --statsd)",
         )
     log.tell(DEBUG, cycle.told())
-    code = _code(polls)
+    found = code(polls)
     if not counts["packets"]:
-        return code if code == BUG else UNAVAILABLE
-    return code or (OK if taken else FAILED)
+        return found if found == BUG else UNAVAILABLE
+    return found or (OK if taken else FAILED)
 
 
 def _save(state: State, log: Log) -> None:
@@ -151,30 +151,3 @@ def _save(state: State, log: Log) -> None:
         state.save()
     except StateError as error:
         log.tell(WARNING, str(error))
-
-
-def _tell(polls: Sequence[Poll], log: Log) -> None:
-    from pgstats.cli.cycle import problems  # noqa: PLC0415
-
-    for name, several in groupby(polls, lambda poll: poll.target.name):
-        poll, *processes = several
-        for problem in problems([poll, *processes]):
-            log.tell(ERROR, f"{name}: {problem}")
-            for line in problem.trace.splitlines():
-                log.tell(DEBUG, line)
-        for note in poll.notes:
-            log.tell(WARNING, f"{name}: {note}")
-        log.tell(DEBUG, f"{name}: polled in {poll.seconds * 1000:.0f} ms")
-        for database, why in poll.refused.items():
-            log.tell(DEBUG, f"{name}: database {database} is left out: {why}")
-        if strange := poll.counts.get("unknown_columns"):
-            log.tell(DEBUG, f"{name}: {strange} columns this version does not know")
-
-
-def _code(polls: Sequence[Poll]) -> int:
-    if any(failure.trace for poll in polls for failure in poll.problems()):
-        return BUG
-    polls = [poll for poll in polls if not poll.target.peer]  # the group speaks for them
-    if not any(poll.up for poll in polls):
-        return UNAVAILABLE
-    return OK if all(poll.ok for poll in polls) else FAILED

@@ -55,7 +55,7 @@ def option(*names: str, **more: Any) -> Callable[[F], F]:
     return click.option(*names, envvar=variable, show_envvar=True, **more)
 
 
-_TARGETS = (
+_WHOM = (
     click.option(
         "--config",
         metavar="FILE",
@@ -73,11 +73,31 @@ _TARGETS = (
         multiple=True,
         help="Poll this PostgreSQL instead of the file's targets; repeatable.",
     ),
+)
+
+_SHIPPING = (
     click.option("--statsd", metavar="URL", help="Where to ship [udp://127.0.0.1:8125]."),
     click.option("--dialect", metavar="NAME", help="plain, dogstatsd, influx or graphite [plain]."),
     click.option("--prefix", metavar="NAME", help="First part of every name [pgstats]."),
+)
+
+_TELLING = (
     option("-v", "--verbose", is_flag=True, help="Tell more."),
     option("-q", "--quiet", is_flag=True, help="Tell errors only."),
+)
+
+_VIEW = (
+    option("-H", "--host", metavar="HOST", help="Ask the server on this host, as psql's -h does."),
+    option("-p", "--port", metavar="PORT", help="Ask the server at this port."),
+    option("-U", "--username", metavar="NAME", help="Log in as this user."),
+    option("-d", "--dbname", metavar="DBNAME", help="Log in to this database, or a whole DSN."),
+    option(
+        "--target",
+        "names",
+        metavar="GLOB",
+        multiple=True,
+        help="Ask these of the configured targets; repeatable.",
+    ),
 )
 
 _STATE = (
@@ -94,7 +114,12 @@ def _decorated(function: F, decorators: tuple[Callable[[F], F], ...]) -> F:
 
 def with_targets(function: F) -> F:
     """Adds the options that say whom to poll and where to ship."""
-    return _decorated(function, _TARGETS)
+    return _decorated(function, (*_WHOM, *_SHIPPING, *_TELLING))
+
+
+def with_view(function: F) -> F:
+    """Adds the options that say whom to ask, and no place to ship to: psql's among them."""
+    return _decorated(function, (*_VIEW, *_WHOM, *_TELLING))
 
 
 def with_state(function: F) -> F:
@@ -102,12 +127,15 @@ def with_state(function: F) -> F:
     return _decorated(function, _STATE)
 
 
-def configured(options: Mapping[str, Any]) -> Config:
-    """The merged configuration of options, environment and file."""
+def configured(options: Mapping[str, Any], default: tuple[str, str] | None = None) -> Config:
+    """The merged configuration of options, environment and file.
+
+    ``default`` is the family and the DSN of whom to ask where nobody says.
+    """
     from pgstats.ask import parse_dsn  # noqa: PLC0415
     from pgstats.config import load  # noqa: PLC0415
 
-    return load(options["config"], options, os.environ, parse_dsn)
+    return load(options["config"], options, os.environ, parse_dsn, default)
 
 
 def log_of(options: Mapping[str, Any], *, daemon: bool = False) -> Log:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -274,7 +273,7 @@ _COLOURS: dict[str, dict[str, Any]] = {
 
 def _paint(text: str, kind: str) -> str:
     """Colour, which click leaves out where no terminal would show it."""
-    return text if os.environ.get("NO_COLOR") else click.style(text, **_COLOURS[kind])
+    return click.style(text, **_COLOURS[kind])
 
 
 def _code(verdicts: Sequence[Verdict]) -> int:

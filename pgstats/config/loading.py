@@ -70,11 +70,13 @@ def load(
     options: Mapping[str, object],
     environ: Mapping[str, str],
     parse_dsn: ParseDsn,
+    default: tuple[str, str] | None = None,
 ) -> Config:
     """The merged configuration; `ConfigError` lists everything that is wrong with it.
 
     ``options`` are the command line's, by their names without dashes (a tuple of DSNs for
-    ``pgbouncer`` and ``postgres``); what is absent, None or empty was not given.
+    ``pgbouncer`` and ``postgres``); what is absent, None or empty was not given. ``default`` is
+    the family and the DSN of the target where none is given, else libpq's environment names it.
     """
     faults = Faults()
     file, cause = _read(path or environ.get("PGSTATS_CONFIG"), faults)
@@ -83,7 +85,7 @@ def load(
     if top["state"].value is None:
         top["state"] = _state(environ)
     statsd = givers.entries(givers.section(STATSD, (STATSD,), file.data.get(STATSD, {})))
-    sections = givers.targets() or _libpq_target(environ)
+    sections = givers.targets() or _default_target(default) or _libpq_target(environ)
     targets = [_target(givers, section, top["interval"]) for section in sections]
     _name(targets, givers, parse_dsn)
     _take_passwords(targets, environ)
@@ -176,6 +178,10 @@ def _read(named: str | None, faults: Faults) -> tuple[Document, BaseException | 
     except ConfigError as error:
         faults.found += [(0, fault) for fault in error.faults]
         return Document(), error.__cause__
+
+
+def _default_target(default: tuple[str, str] | None) -> list[Section]:
+    return [by_dsn(*default, Outside("default", "of the command"))] if default else []
 
 
 def _libpq_target(environ: Mapping[str, str]) -> list[Section]:

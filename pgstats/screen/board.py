@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from pgstats.screen.picture import number
+from pgstats.screen.terminal import Terminal
 
 #: Changes of a total over which its rate is taken: some polls, so that it moves calmly.
 _CHANGES = 4
@@ -76,33 +78,25 @@ _SECONDS = ("pgstats.self.poll.front.seconds", "pgstats.self.poll.main.seconds")
 class Board:
     """Draws on a terminal, in place; anywhere else prints a plain picture each time."""
 
-    def __init__(self, out: TextIO) -> None:
-        self.live = out.isatty()
-        size = None if self.live else 80
-        self._console = Console(file=out, width=size, highlight=False, legacy_windows=False)
-        self._screen = Live(console=self._console, auto_refresh=False)
+    def __init__(self, out: TextIO, *, colour: bool, live: bool) -> None:
+        self.live = live
+        self._terminal = Terminal(out, colour=colour, live=live)
         self._totals: dict[str, deque[tuple[float, float]]] = {}
 
     def say(self, text: str) -> None:
         """Print lines that stay."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._terminal.say(text)
 
     def draw(self, values: Mapping[str, float], now: float, footer: str, why: str) -> None:
         """Show the values of all series (``now`` on any clock, seconds), and ``why`` rows stay."""
         self._remember(values, now)
         tables = [self._table(section, values) for section in SECTIONS]
         reason = [Text(f"pgstats why: {' '.join(why.split())}\n")] if why else []
-        picture = Group(*tables, *reason, Text(f"{_health(values)}; {footer}"))
-        if self.live:
-            self._screen.start()
-            self._screen.update(picture, refresh=True)
-        else:
-            self._console.print(picture)
+        self._terminal.draw([*tables, *reason, Text(f"{_health(values)}; {footer}")])
 
     def close(self) -> None:
         """Leave the last picture where it is and give the cursor back."""
-        if self.live:
-            self._screen.stop()
+        self._terminal.close()
 
     def _remember(self, values: Mapping[str, float], now: float) -> None:
         """Note when totals changed."""
@@ -136,7 +130,7 @@ class Board:
     ) -> Iterable[str]:
         for column in section.columns:
             name = ".".join((section.path, *labels, column.metric))
-            yield _number(self._rate(name) if column.per_second else row.get(column.metric))
+            yield number(self._rate(name) if column.per_second else row.get(column.metric))
 
 
 def healthy(values: Mapping[str, float]) -> bool:
@@ -147,13 +141,6 @@ def healthy(values: Mapping[str, float]) -> bool:
 
 
 def _health(values: Mapping[str, float]) -> str:
-    ups = ", ".join(f"{name.split('.')[2]} {_number(values.get(name))}" for name in _UP)
-    polls = ", ".join(_number(values.get(name)) for name in _SECONDS)
+    ups = ", ".join(f"{name.split('.')[2]} {number(values.get(name))}" for name in _UP)
+    polls = ", ".join(number(values.get(name)) for name in _SECONDS)
     return f"up: {ups}; polls took {polls} s"
-
-
-def _number(value: float | None) -> str:
-    """A number as briefly as a table wants it; ? while it is unknown."""
-    if value is None:
-        return "?"
-    return f"{value:.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"

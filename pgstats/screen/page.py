@@ -1,0 +1,47 @@
+"""A page of several tables that share its height."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.text import Text
+
+from pgstats.model import Table
+from pgstats.printing import escaped
+from pgstats.screen.layout import shared
+from pgstats.screen.picture import Before, Signs, notes, picture
+
+
+class Part(NamedTuple):
+    """One table of a page, and the numbers that it had on the page before."""
+
+    title: str
+    table: Table
+    before: Before = None
+
+
+def page(
+    head: str,
+    parts: Sequence[Part],
+    faults: Sequence[str],
+    foot: str,
+    size: tuple[int, int],
+    signs: Signs,
+) -> list[Text]:
+    """As many lines as there are: a head, the parts, at the bottom what is wrong and a foot."""
+    width, height = size
+    below = [*notes(faults)[: height // 3], Text(escaped(foot), "dim")]
+    for line in below:
+        line.no_wrap = True
+    pictures = [
+        [Text(part.title, "bold cyan"), *picture(part.table, width, part.before, signs)]
+        for part in parts
+    ]
+    room = height - 1 - len(below)
+    heights = shared([len(one) + 1 for one in pictures], room)
+    lines = [Text(escaped(head), "bold", no_wrap=True)]
+    for one, high in zip(pictures, heights, strict=True):
+        lines += [*one[: high - 1], Text()][: max(0, high)]
+    lines += [Text()] * (height - len(lines) - len(below))
+    return [*lines, *below][:height]
