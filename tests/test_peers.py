@@ -17,7 +17,7 @@ from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
 from pgstats.shape import derived, frames, spread
 from pgstats.spell import DIALECTS, Speller
 from pgstats.state import State
-from tests.console import Answer, console
+from tests.console import Answer, console, table
 from tests.program import gauges
 from tests.test_operations import recorded
 
@@ -247,6 +247,27 @@ def test_a_poll_by_chance_is_told_whatever_is_collected(processes: list[Process]
     state = State()
     for now in range(12):
         assert memories(one, state, float(now))["front"].get("stats.query_count", 0) == 0
+
+
+@pytest.mark.parametrize("collect", [(), ("stats", "lists")])
+@pytest.mark.parametrize("when", ["SHOW CONFIG", "SHOW STATS", "SHOW LISTS"])
+def test_a_poll_cut_short_is_not_taken_for_another_process(
+    tmp_path: Path, when: str, collect: tuple[str, ...]
+) -> None:
+    state = State()
+    nowhere = [tmp_path / str(number) for number in (1, 2)]
+    with console({}, "1.18.0") as one:
+        target = Target(PGBOUNCER, "front", one.dsn, counters="count", collect=collect)
+        for number, count in ((1, 100), (2, 500)):
+            one.answers |= recorded_process(number, nowhere[number - 1], one.port)
+            one.answers["SHOW STATS"] = table("database total_query_count", f"shop {count}")
+            one.dies_at = when if number == 2 else ""
+            poll = asker(target).poll()
+            memory = state.of(target, poll.identity)
+            grew = [f for f in derived(poll, memory, float(number)) if f.query.group == "stats"]
+            assert not any(frame.rows for frame in grew)
+            assert poll.ok == (number == 1)
+    assert poll.up == (when == "SHOW LISTS" or (when == "SHOW STATS" and not collect))
 
 
 def test_all_processes_are_sampled_at_the_same_time(processes: list[Process]) -> None:

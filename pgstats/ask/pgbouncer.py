@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 
 from pgstats.ask.answer import Columns, Rows, fit, frame
@@ -142,10 +142,13 @@ class _Visit:
         poll.version = console.version
         poll.process = console.process()
         poll.place = console.place()
-        poll.at = time.monotonic()
         for query in lacking(self.target, console.version):
             self._miss(query)
-        for query in wanted(self.target, console.version):
+        queries = wanted(self.target, console.version)
+        if CONFIG not in queries:  # of use to us all the same
+            self._try_in_silence(console, partial(self._configure, console))
+        poll.at = time.monotonic()
+        for query in queries:
             if console.closed:
                 break
             self._try(query.title, partial(self._answer, console, query))
@@ -178,6 +181,17 @@ class _Visit:
             self.poll.failures.append(failure(error))
         except Exception as error:  # a bug of ours is no reason to lose the other answers
             self.poll.failures.append(Failure.bug(stage, error))
+
+    def _try_in_silence(self, console: Connection, ask: Callable[[], None]) -> None:
+        """One step that nobody asked for: it matters when the connection does not outlive it."""
+        try:
+            ask()
+        except AskError as error:
+            if console.closed:
+                self.poll.failures.append(failure(error))
+
+    def _configure(self, console: Connection) -> None:
+        self._texts = _settings(*answered(console, CONFIG))
 
     def _miss(self, query: Query) -> None:
         """Count a question without an answer; tell it to those who asked it by name."""
@@ -229,9 +243,6 @@ class _Visit:
     def _look_around(self, console: Connection) -> None:
         """Find out about siblings on the same port, and whether the port still is open."""
         poll = self.poll
-        if CONFIG not in wanted(self.target, console.version):  # of use to us all the same
-            with suppress(AskError):
-                self._texts = _settings(*answered(console, CONFIG))
         poll.shared = self._texts.get("so_reuseport") == "1"
         if by_socket(self.target):
             poll.draining = console.version >= DRAINS_VISIBLY and _refuses_tcp(self._texts)
@@ -376,8 +387,13 @@ def sibling(target: Target, peer: str, folder: str, port: str = "") -> Target:
 
 
 def wanted(target: Target, version: int) -> list[Query]:
-    """The commands to send: those asked for that this version has."""
-    return [q for q in _collected(target) if q.since <= version]
+    """The commands to send: those asked for that this version has.
+
+    SHOW CONFIG, which tells one process from another, comes first: whatever happens then, no other
+    answer is taken for that of another process.
+    """
+    found = [q for q in _collected(target) if q.since <= version]
+    return sorted(found, key=lambda query: query is not CONFIG)
 
 
 def lacking(target: Target, version: int) -> list[Query]:
