@@ -56,7 +56,7 @@ def test_one_database_gets_every_worker(server: Cluster) -> None:
         found.update(why(server, "other.public.starved", watch="2s"))
         return "vacuum.starved_by_wraparound" in accused(found)
 
-    until(starving, 60)
+    until(starving, 120)
     one = cause(found, "vacuum.starved_by_wraparound")
     assert one["evidence"]["datname"] != "other"
     assert one["evidence"]["xid_age"] > LIMIT

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pgstats.model import Target
     from pgstats.why import Verdict
 
-#: Looks at a cluster while it is watched.
-LOOKS = 5
+#: Looks at a cluster while it is watched: one a second, and within these bounds.
+LEAST, MOST = 2, 10
 #: Clusters that are asked at the same time.
 AT_ONCE = 16
 
@@ -156,7 +156,7 @@ def _chosen(watches: list[_Watch], table: str, log: Log) -> list[_Watch]:
 
 def _watch(watches: Sequence[_Watch], seconds: float) -> None:
     """Look several times over the time of watching, the first time at once."""
-    looks = LOOKS if seconds else 1
+    looks = max(LEAST, min(MOST, 1 + round(seconds))) if seconds else 1
     began = time.monotonic()
     for number in range(looks):
         due = began + seconds * number / max(1, looks - 1)
@@ -173,12 +173,13 @@ def _verdicts(watches: Sequence[_Watch], config: Config, log: Log) -> list[Verdi
 
 def _verdict(watch: _Watch, config: Config, standbys: Mapping[str, Sample], log: Log) -> Verdict:
     """The verdict on one cluster; one that cannot be asked is unknown."""
+    from pgstats.ask.failure import failure  # noqa: PLC0415
     from pgstats.evidence import Limit, Sample  # noqa: PLC0415
     from pgstats.why import Case, judge  # noqa: PLC0415
 
     limits = []
     if watch.fault:
-        text = f"{watch.fault.stage}: {watch.fault}"
+        text = str(failure(watch.fault))
         log.tell(ERROR, f"{watch.target.name}: {text}")
         limits = [Limit("the server" if not watch.samples else "further samples", text)]
     samples = watch.samples or [Sample(0, {})]
@@ -200,8 +201,8 @@ def _verdict(watch: _Watch, config: Config, standbys: Mapping[str, Sample], log:
     try:
         return traced(verdict, watch.witness, config)
     except AskError as error:
-        log.tell(ERROR, f"{watch.target.name}: {error.stage}: {error}")
-        lost = Limit("the clients behind the sessions", f"{error.stage}: {error}")
+        log.tell(ERROR, f"{watch.target.name}: {failure(error)}")
+        lost = Limit("the clients behind the sessions", str(failure(error)))
         return verdict._replace(limits=[*verdict.limits, lost])
 
 

@@ -236,7 +236,11 @@ def _headline(verdict: Verdict) -> str:
     about = _about(verdict)
     worst = [found for found in verdict.causes if found.severity != INFO]
     if worst:
-        return f"{about}: {_rows(verdict, worst)} because {at_length(worst[0])}."
+        first = next((found for found in worst if found.rows), worst[0])
+        more = f" {several(len(worst) - 1, 'more cause')} below." if len(worst) > 1 else ""
+        return f"{about}: {_rows(verdict, first)} because {at_length(first)}.{more}"
+    if not verdict.case.last.version:
+        return f"{about}: it could not be asked."
     if verdict.verdict == CLEAR:
         return f"{about}: nothing keeps dead rows from being removed."
     if verdict.case.last.server.get("in_recovery"):
@@ -244,14 +248,14 @@ def _headline(verdict: Verdict) -> str:
     return f"{about}: it cannot be told whether dead rows are kept; see below what was not seen."
 
 
-def _rows(verdict: Verdict, worst: Sequence[Found]) -> str:
+def _rows(verdict: Verdict, first: Found) -> str:
     """How many rows are stuck, and how good that number is."""
-    rows = max(found.rows for found in worst)
+    rows = first.rows
     if not rows:
         return "vacuum cannot do its work"
-    if not worst[0].holder:
+    if not first.holder:
         return f"{several(rows, 'dead row')} are not removed"
-    heaps = [heap for heap in verdict.case.heaps or () if heap.title in worst[0].tables]
+    heaps = [heap for heap in verdict.case.heaps or () if heap.title in first.tables]
     qualities = {quality for held, quality in (stuck(verdict, heap) for heap in heaps) if held}
     prefix = next((_QUALITY[one] for one in ("at_most", "about") if one in qualities), "")
     return f"{prefix}{several(rows, 'dead row')} cannot be removed"
