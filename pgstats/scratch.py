@@ -264,8 +264,10 @@ class Scratch:
         for server in reversed(self._servers):
             server.stop()
         self._lifeline.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired):  # as with thousands of files
             self._remover.wait(_PATIENCE)
+        self._remover.kill()
+        self._remover.wait()
         shutil.rmtree(self.path, ignore_errors=True)
 
     def __enter__(self) -> Self:

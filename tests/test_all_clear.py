@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from pgstats.model import POSTGRES, Poll, Target
 from pgstats.scratch import Cluster, Scratch
 from tests.program import gauges, pgstats
 from tests.test_ask_postgres import column
+from tests.test_why_horizon import Standby
 from tests.why import until
 
 LIVE, DEAD = 800, 200
@@ -128,31 +128,18 @@ def test_a_reset_of_the_statistics(own: Cluster) -> None:
     assert 0 <= age < 60
 
 
-@contextmanager
-def following(primary: Cluster) -> Iterator[Cluster]:
-    """A standby that has replayed all."""
-    standby = Cluster(primary.scratch, primary.settings, name="clear-standby")
-    shutil.rmtree(standby.data)
-    standby.settings |= {"port": standby.port, "unix_socket_directories": standby.host}
-    binary = primary.scratch.binaries.postgres / "pg_basebackup"
-    if not binary.exists():
-        pytest.skip(f"no {binary}")
-    primary.scratch.run(
-        [binary, "-R", "--checkpoint=fast", "-D", standby.data, "-d", primary.dsn()]
-    )
-    with standby:
-        now = primary.psql("SELECT pg_current_wal_lsn()")
-        until(lambda: standby.psql(f"SELECT pg_last_wal_replay_lsn() >= '{now}'") == "t")
-        yield standby
-
-
 def test_a_promotion(own: Cluster) -> None:
-    with following(own) as standby:
-        one = Target(POSTGRES, "main", standby.dsn(), timeout=6.0)
+    copy = Standby(own, None, "promoted")
+    for file in (copy.data / "pg_stat").iterdir():  # what a base backup leaves out as well
+        file.unlink()
+    with copy:
+        now = own.psql("SELECT pg_current_wal_lsn()")
+        until(lambda: copy.psql(f"SELECT pg_last_wal_replay_lsn() >= '{now}'") == "t")
+        one = Target(POSTGRES, "main", copy.dsn(), timeout=6.0)
         with closing(PostgresAsker(one)) as asks:
             before = asks.poll()
-            standby.psql("SELECT pg_promote()")
-            until(lambda: standby.psql("SELECT pg_is_in_recovery()") == "f")
+            copy.psql("SELECT pg_promote()")
+            until(lambda: copy.psql("SELECT pg_is_in_recovery()") == "f")
             after = asks.poll()
     assert before.ok, before.problems()
     assert number(before, "server", "in_recovery") == 1
