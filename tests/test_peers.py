@@ -131,6 +131,13 @@ def test_over_the_shared_port_one_of_them_is_sampled_and_that_is_noted(
     assert "sockets" in note
 
 
+def test_from_another_machine_no_socket_is_in_reach(processes: list[Process]) -> None:
+    """0.0.0.0 leads to this one, but does not say so."""
+    dsn = f"host=0.0.0.0 port={processes[0].port} user=stats"
+    (note,) = asker(Target(PGBOUNCER, "front", dsn)).poll().notes
+    assert "from their own machine" in note
+
+
 def test_over_its_own_socket_a_process_is_no_sample(processes: list[Process]) -> None:
     poll = asker(Target(PGBOUNCER, "front", processes[0].dsn("pgbouncer", "stats"))).poll()
     assert poll.ok

@@ -33,6 +33,11 @@ from pgstats.model import PGBOUNCER, Failure, Frame, Number, Poll, Query, Site, 
 
 _ADDRESSES = PEERS._replace(labels={name: name for name in ("peer_id", "host", "port")})
 BY_CHANCE = "so_reuseport is on: this is one of several processes, met by chance"
+_FIND_THEM = (
+    "name their socket folders with sockets = [...], or list them under [peers] in pgbouncer.ini "
+    "from 1.19 on"
+)
+_GO_THERE = "poll them from their own machine, where each has a unix socket"
 #: What psycopg2 raises where a number is expected and there is none.
 UNREADABLE = (ValueError, ArithmeticError)
 #: What the host of a unix socket starts with: a folder, or a name in the abstract namespace.
@@ -250,10 +255,8 @@ class _Visit:
             if on_this_host(self.target):
                 poll.siblings = group_of(console, self._texts)
             if not poll.siblings:
-                poll.notes.append(
-                    f"{BY_CHANCE} (name their socket folders with sockets = [...], or give each a "
-                    "peer_id in pgbouncer.ini from 1.19 on)"
-                )
+                cure = _FIND_THEM if on_this_host(self.target) else _GO_THERE
+                poll.notes.append(f"{BY_CHANCE} ({cure})")
 
 
 def answered(console: Connection, query: Query) -> tuple[Columns, Rows]:
