@@ -39,7 +39,8 @@ def tables(session: Session, database: str, poll: Poll, members: Members) -> lis
         "members": members.get(database, []),
         **_globs(session.target),
     }
-    columns, rows = session.ask(select(session.version), asked, "tables")
+    sql = select(session.version, session.target.tables, globs=bool(session.target.exclude_tables))
+    columns, rows = session.ask(sql, asked, "tables")
     by_name = dict(zip(columns, zip(*rows, strict=True), strict=True))
     shown = [
         Shown(root, (schema, table), oids)

@@ -94,7 +94,7 @@ def heap_view(version: int, *, asked: bool) -> View:
     vacuum did not come or did not help. The parameter ``owners`` are oids of tables; before 16
     the number in the name of a temporary schema leads to no process.
     """
-    where = "coalesce(o.oid, c.oid) = ANY(%(owners)s)" if asked else "true"
+    where = "c.owner = ANY(%(owners)s)" if asked else "true"
     return View(
         "heaps",
         f"""WITH RECURSIVE {heaps(version, where)}

@@ -10,11 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-#: Heaps that are no catalogs, nor their TOAST; for the ``where`` of `heaps`.
-USER = """coalesce(o.relnamespace, c.relnamespace) <> ALL (ARRAY(
-     SELECT oid FROM pg_namespace
-      WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast')))"""
-
 
 class _Parameter(NamedTuple):
     """One of autovacuum's parameters: a setting, which an option of a heap can override.
@@ -55,9 +50,9 @@ _PARAMETERS = (
 _OPTION = {parameter.name: f"options[{at}]" for at, parameter in enumerate(_PARAMETERS, 1)}
 
 #: Options are looked into only where there are any, which is seldom.
-_OPTIONS = f"""CASE WHEN coalesce(c.reloptions, o.reloptions) IS NOT NULL THEN (
+_OPTIONS = f"""CASE WHEN c.reloptions IS NOT NULL THEN (
            SELECT ARRAY[{", ".join(parameter.given() for parameter in _PARAMETERS)}]
-             FROM pg_options_to_table(coalesce(c.reloptions, o.reloptions)) AS option(name, value)
+             FROM pg_options_to_table(c.reloptions) AS option(name, value)
          )::float8[] END"""
 
 
@@ -90,6 +85,20 @@ _TREE = """tree AS (
 )"""
 
 
+#: Tables, then the TOAST of those that have some, with what is its owner's. A TOAST table without
+#: any options has those of its table.
+_OWNED = """SELECT t.oid, t.oid AS owner, t.relkind, t.relname, t.relname AS owner_name,
+                 t.relnamespace AS namespace, t.relispartition, t.relpersistence, t.reloptions,
+                 t.reltuples, t.relpages, t.relfrozenxid, t.relminmxid{frozen}
+            FROM pg_class t WHERE t.relkind IN ('r', 'm')
+           UNION ALL
+          SELECT t.oid, o.oid, t.relkind, t.relname, o.relname, o.relnamespace,
+                 o.relispartition, t.relpersistence, coalesce(t.reloptions, o.reloptions),
+                 t.reltuples, t.relpages, t.relfrozenxid, t.relminmxid{frozen}
+            FROM pg_class o JOIN pg_class t ON t.oid = o.reltoastrelid AND t.relkind = 't'
+           WHERE o.relkind IN ('r', 'm') AND o.reltoastrelid <> 0"""
+
+
 def _threshold(of: Callable[[str], str]) -> str:
     base, scale, cap = (
         of(f"autovacuum_vacuum_{name}") for name in ("threshold", "scale_factor", "max_threshold")
@@ -116,15 +125,15 @@ def _limit(name: str) -> str:
 def heaps(version: int, where: str = "true") -> str:
     """Common table expressions for ``WITH RECURSIVE``, of which the last one is ``heap``.
 
-    One row for each heap that meets ``where``, a condition on ``c`` (its row in pg_class), ``o``
-    (the row of the table that it belongs to, if it is a TOAST table) and ``n`` (the schema of the
-    table). No relation is locked. The columns of ``heap``:
+    One row for each heap that meets ``where``, a condition on ``c.oid`` and ``c.owner``. No
+    relation is locked. The columns of ``heap``:
 
     ====================== ====================================================================
     oid, relkind           of the heap: r table, m materialized view, t TOAST
     owner                  oid of the table that a TOAST table belongs to; else its own
     root                   oid of the topmost partitioned table above the owner; else the owner
     schema, name           of the heap itself: of TOAST ``pg_toast``, ``pg_toast_16385``
+    namespace              oid of the owner's schema
     owner_schema           of the owner
     owner_name             of the owner
     persistent             relpersistence: p permanent, u unlogged, t temporary
@@ -179,11 +188,9 @@ def _judged(version: int, where: str) -> str:
          {_limit("autovacuum_freeze_max_age")} AS xid_limit,
          {_limit("autovacuum_multixact_freeze_max_age")} AS mxid_limit
     FROM (
-  SELECT c.oid, c.relkind, coalesce(o.oid, c.oid) AS owner,
-         coalesce(tree.root, o.oid, c.oid) AS root,
-         CASE WHEN o.oid IS NULL THEN n.nspname ELSE 'pg_toast' END AS schema, c.relname AS name,
-         n.nspname AS owner_schema, coalesce(o.relname, c.relname) AS owner_name,
-         c.relpersistence AS persistent,
+  SELECT c.oid, c.relkind, c.owner, coalesce(tree.root, c.owner) AS root,
+         CASE WHEN c.relkind = 't' THEN 'pg_toast' ELSE n.nspname END AS schema, c.relname AS name,
+         c.namespace, n.nspname AS owner_schema, c.owner_name, c.relpersistence AS persistent,
          pg_stat_get_live_tuples(c.oid) AS n_live_tup,
          pg_stat_get_dead_tuples(c.oid) AS n_dead_tup,
          pg_stat_get_ins_since_vacuum(c.oid) AS n_ins_since_vacuum,
@@ -193,14 +200,10 @@ def _judged(version: int, where: str) -> str:
          nullif(age(c.relfrozenxid), 2147483647) AS xid_age,
          nullif(mxid_age(c.relminmxid), 2147483647) AS mxid_age,
          {_OPTIONS} AS options
-    FROM pg_class c
-         LEFT JOIN pg_class o
-           ON o.reltoastrelid = CASE WHEN c.relkind = 't' THEN c.oid END AND o.reltoastrelid <> 0
-         LEFT JOIN tree
-           ON tree.oid = CASE WHEN coalesce(o.relispartition, c.relispartition)
-                              THEN coalesce(o.oid, c.oid) END
-         LEFT JOIN pg_namespace n ON n.oid = coalesce(o.relnamespace, c.relnamespace)
-   WHERE c.relkind IN ('r', 'm', 't') AND ({where})
+    FROM ({_OWNED.format(frozen=", t.relallfrozen" * (version >= 180000))}) AS c
+         LEFT JOIN tree ON tree.oid = CASE WHEN c.relispartition THEN c.owner END
+         LEFT JOIN pg_namespace n ON n.oid = c.namespace
+   WHERE {where}
   OFFSET 0) AS seen
   OFFSET 0) AS judged
   OFFSET 0) AS measured"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from pgstats.catalogue.postgres.heaps import heaps
 from pgstats.catalogue.postgres.server import FORGETFUL
 from pgstats.model import POSTGRES, Metric, Query
@@ -263,83 +265,122 @@ DUTY = Query(
     ),
 )
 
-#: Of user tables: in `_other` whatever comes, and since their statistics were lost unknown. Only
-#: CREATE INDEX, VACUUM FULL and CLUSTER count rows besides a vacuum or analyze, and exactly. Where
-#: none has come yet the rows inserted tell: none of a table that rows were deleted of, or, after a
-#: loss, of any, which is then empty or forgotten.
-_COUNTED = """counted AS MATERIALIZED (
-    SELECT *, CASE WHEN apart THEN owner ELSE top END AS root
-      FROM (SELECT h.oid, h.owner, h.root AS top, h.relkind <> 't' AS own, h.owner_schema, l.lost,
-                   h.owner_schema IN ('pg_catalog', 'information_schema') AS catalog,
-                   h.persistent = 't' OR (
-                       h.owner_schema || '.' || h.owner_name ~ ANY(%(exclude_tables)s)
-                       AND NOT h.owner_schema || '.' || h.owner_name ~ ANY(%(keep_tables)s)
-                   ) AS apart, h.enabled, h.threshold, h.xid_age, h.mxid_age, h.relpages,
-                   CASE WHEN k.known THEN h.n_live_tup END AS n_live_tup,
-                   CASE WHEN k.known THEN h.n_dead_tup END AS n_dead_tup,
-                   CASE WHEN k.known THEN h.n_mod_since_analyze END AS n_mod_since_analyze,
-                   CASE WHEN k.known THEN h.n_ins_since_vacuum END AS n_ins_since_vacuum,
-                   CASE WHEN k.known THEN h.dead_ratio END AS dead_ratio,
-                   CASE WHEN k.known THEN h.insert_ratio END AS insert_ratio, h.freeze_ratio,
-                   CASE WHEN k.known THEN h.ratio ELSE h.freeze_ratio END AS ratio,
-                   pg_stat_get_last_autovacuum_time(h.oid) IS NULL
-                   AND pg_stat_get_last_vacuum_time(h.oid) IS NULL AS never
-              FROM heap h
-                   CROSS JOIN LATERAL (SELECT
-                       pg_stat_get_last_autoanalyze_time(h.oid) IS NULL
-                       AND pg_stat_get_last_autovacuum_time(h.oid) IS NULL
-                       AND pg_stat_get_last_analyze_time(h.oid) IS NULL
-                       AND pg_stat_get_last_vacuum_time(h.oid) IS NULL
-                       AND CASE WHEN h.reltuples > 0
-                           THEN pg_stat_get_tuples_inserted(h.oid)::float4 < h.reltuples
-                           ELSE pg_stat_get_tuples_inserted(h.oid) = 0
-                                AND ((SELECT forgetful FROM memory)
-                                     OR pg_stat_get_tuples_updated(h.oid) > 0
-                                     OR pg_stat_get_tuples_deleted(h.oid) > 0) END AS lost) l
-                   CROSS JOIN LATERAL (SELECT NOT l.lost
-                       AND current_setting('track_counts')::bool AS known) k
-           ) AS known
+#: Heaps, user tables' with a ``root``; what the catalogs have stands in ``catalog_dead`` alone.
+#:
+#: ``apart`` are in `_other` whatever comes. Since the statistics of a table were ``lost``, its rows
+#: are unknown. Only CREATE INDEX, VACUUM FULL and CLUSTER count rows besides a vacuum or analyze,
+#: and exactly. Where none has come yet the rows inserted tell: none of a table that rows were
+#: deleted of, or, after a loss, of any, which is then empty or forgotten.
+#:
+#: OFFSET 0 keeps what a level has computed: the next one would compute it wherever it is named.
+_COUNTED = """counted AS (
+    SELECT lost, never, apart, enabled, threshold, xid_age, mxid_age, owner,
+           CASE WHEN NOT catalog THEN oid END AS oid,
+           CASE WHEN NOT catalog THEN relkind <> 't' END AS own,
+           CASE WHEN NOT catalog THEN CASE WHEN apart THEN owner ELSE root END END AS root,
+           CASE WHEN NOT catalog THEN relpages END AS relpages,
+           CASE WHEN known THEN n_live_tup END AS n_live_tup,
+           CASE WHEN known THEN n_dead_tup END AS n_dead_tup,
+           CASE WHEN known THEN n_mod_since_analyze END AS n_mod_since_analyze,
+           CASE WHEN known THEN n_ins_since_vacuum END AS n_ins_since_vacuum,
+           CASE WHEN known THEN dead_ratio END AS dead_ratio,
+           CASE WHEN known THEN insert_ratio END AS insert_ratio,
+           CASE WHEN NOT catalog THEN freeze_ratio END AS freeze_ratio,
+           CASE WHEN known THEN ratio WHEN NOT catalog THEN freeze_ratio END AS ratio,
+           CASE WHEN catalog AND NOT lost AND {tracked} THEN n_dead_tup END AS catalog_dead
+      FROM (
+    SELECT *, {tracked} AND NOT lost AND NOT catalog AS known
+      FROM (
+    SELECT *, never AND pg_stat_get_last_autoanalyze_time(oid) IS NULL
+              AND pg_stat_get_last_analyze_time(oid) IS NULL
+              AND CASE WHEN reltuples > 0
+                  THEN pg_stat_get_tuples_inserted(oid)::float4 < reltuples
+                  ELSE pg_stat_get_tuples_inserted(oid) = 0
+                       AND ((SELECT forgetful FROM memory)
+                            OR pg_stat_get_tuples_updated(oid) > 0
+                            OR pg_stat_get_tuples_deleted(oid) > 0) END AS lost
+      FROM (
+    SELECT *, pg_stat_get_last_autovacuum_time(oid) IS NULL
+              AND pg_stat_get_last_vacuum_time(oid) IS NULL AS never,
+           namespace = ANY (ARRAY(SELECT oid FROM pg_namespace
+               WHERE nspname IN ('pg_catalog', 'information_schema'))) AS catalog, {apart} AS apart
+      FROM heap
+    OFFSET 0) AS looked
+    OFFSET 0) AS told
+    OFFSET 0) AS known
 )"""
 
+_EXCLUDED = """persistent = 't' OR (
+               owner_schema || '.' || owner_name ~ ANY(%(exclude_tables)s)
+               AND NOT owner_schema || '.' || owner_name ~ ANY(%(keep_tables)s))"""
 
-def select(version: int) -> str:
+#: The roots that need vacuum most. Of those that are no partitions twice as many heaps hold enough,
+#: since such a root has no heaps but itself and its TOAST: so only partitions are grouped.
+_CHOSEN = """chosen AS MATERIALIZED (
+    SELECT root FROM (
+        (SELECT root, need, dead FROM needy WHERE root = owner
+          ORDER BY need DESC, dead DESC, root LIMIT 2 * %(tables)s)
+         UNION ALL
+        SELECT root, max(need), sum(dead) FROM needy WHERE root <> owner GROUP BY root
+    ) AS candidate
+     GROUP BY root ORDER BY max(need) DESC, sum(dead) DESC, root LIMIT %(tables)s
+), """
+_NEEDY = f"""needy AS NOT MATERIALIZED (
+    SELECT root, owner, CASE WHEN own THEN coalesce(n_dead_tup, 0) ELSE 0 END AS dead,
+           greatest(ratio, dead_ratio, 0)
+           * CASE WHEN root = ANY(%(members)s) THEN {STAY} ELSE 1 END AS need
+      FROM counted WHERE NOT apart AND root IS NOT NULL
+), """
+
+
+@cache
+def select(version: int, tables: int | None, *, globs: bool) -> str:
     """The SQL of all four queries: a row for each chosen table, and one for the rest.
 
-    One pass over pg_class: only what ranks or is summed is computed for every table, the rest for
-    those chosen. Parameters: ``tables`` is how many are chosen (None for all), ``members`` the oids
-    of those chosen before, ``exclude_tables`` and ``keep_tables`` regular expressions.
+    One pass over pg_class. ``tables`` is how many are chosen, None for all, and a parameter too;
+    another one is ``members``, the oids of those chosen before. With ``globs`` there are regular
+    expressions as well, ``exclude_tables`` and ``keep_tables``.
     """
     each = [m for query in (TABLES, NEED) for m in query.on(version) if m.fold]
     detail = [m for query in (TABLES, NEED) for m in query.on(version) if not m.fold]
     names = {m.name for m in each}
     totals = [m for query in (TOTALS, NEEDS) for m in query.on(version)]
     summed = [*each, *(m for m in totals if m.sql and m.name not in names)]
-    return f"""WITH RECURSIVE {heaps(version)}, memory AS MATERIALIZED (
-    SELECT {_forgetful(version)} AS forgetful
-), {_COUNTED}, rolled AS MATERIALIZED (
-    SELECT root, bool_or(apart) AS apart,
-       {_listed(summed)}
-      FROM counted WHERE NOT catalog GROUP BY root
-), chosen AS MATERIALIZED (
-    SELECT * FROM rolled WHERE NOT apart
-     ORDER BY greatest(vacuum_trigger_ratio, dead_ratio, 0)
-              * CASE WHEN root = ANY(%(members)s) THEN {STAY} ELSE 1 END DESC,
-           coalesce(n_dead_tup, 0) DESC, root LIMIT %(tables)s
-), detail AS (
-    SELECT root, array_agg(oid::bigint) FILTER (WHERE own) AS oids,
-       {_listed(detail)}
-      FROM counted JOIN chosen USING (root) GROUP BY root
-)
-SELECT n.nspname::text AS schema, c.relname::text AS "table", root::bigint AS root, oids,
+    choice, of_chosen, of_rest = _chosen(tables)
+    apart = _EXCLUDED if globs else "persistent = 't'"
+    tracked = "(SELECT track_counts FROM setting)"
+    shown = f"""SELECT n.nspname::text AS schema, c.relname::text AS "table",
+       root::bigint AS root, oids,
        0 AS tables_folded, NULL::bigint AS n_dead_tup_catalogs,
        {", ".join(m.name for m in (*summed, *detail))}
-  FROM chosen JOIN detail USING (root)
+  FROM (SELECT root, array_agg(oid::bigint) FILTER (WHERE own) AS oids,
+       {_listed([*summed, *detail])}
+          FROM counted {of_chosen} GROUP BY root) AS shown
        JOIN pg_class c ON c.oid = root JOIN pg_namespace n ON n.oid = c.relnamespace
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, count(*),
-       (SELECT sum(n_dead_tup) FROM counted WHERE catalog)::bigint,
-       {", ".join(_rest(m) for m in summed)}, {", ".join("NULL" for _ in detail)}
-  FROM rolled WHERE NOT EXISTS (SELECT FROM chosen WHERE chosen.root = rolled.root)"""
+"""
+    return f"""WITH RECURSIVE {heaps(version)}, memory AS MATERIALIZED (
+    SELECT {_forgetful(version)} AS forgetful
+), {_COUNTED.format(apart=apart, tracked=tracked)}{choice}
+{shown if tables != 0 else ""}SELECT NULL AS schema, NULL AS "table", NULL AS root, NULL AS oids,
+       {_FOLDED} AS tables_folded, sum(catalog_dead)::bigint AS n_dead_tup_catalogs,
+       {", ".join(_rest(m) for m in summed)}, {", ".join(f"NULL AS {m.name}" for m in detail)}
+  FROM counted {of_rest}"""
+
+
+#: Each table that is no partition is a root, and of partitions there is one above.
+_FOLDED = """count(*) FILTER (WHERE own AND root = owner)
+       + count(DISTINCT root) FILTER (WHERE own AND root <> owner)"""
+
+
+def _chosen(tables: int | None) -> tuple[str, str, str]:
+    """Of ``select``: what chooses tables, then what leaves the chosen ones and the rest."""
+    if tables is None:
+        return "", "WHERE NOT apart AND root IS NOT NULL", "WHERE apart OR root IS NULL"
+    if tables == 0:
+        return "", "", ""
+    rest = "WHERE NOT EXISTS (SELECT FROM chosen WHERE chosen.root = counted.root)"
+    return f", {_NEEDY}{_CHOSEN}".rstrip(", "), "JOIN chosen USING (root)", rest
 
 
 def _forgetful(version: int) -> str:
@@ -364,5 +405,5 @@ def _whole(metric: Metric) -> str:
 def _rest(metric: Metric) -> str:
     """A metric of all that are folded: over no table a sum is 0, over unknown ones unknown."""
     if metric.fold == "max":
-        return f"max({metric.name})"
-    return f"CASE WHEN count(*) = 0 THEN 0 ELSE sum({metric.name}) END::bigint"
+        return f"{metric.sql} AS {metric.name}"
+    return f"(CASE WHEN count(own) = 0 THEN 0 ELSE {metric.sql} END)::bigint AS {metric.name}"
