@@ -5,6 +5,7 @@ They hold data and answer questions about themselves. They import no other part 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -242,6 +243,11 @@ class Table(NamedTuple):
     rows: Sequence[Row]
 
 
+#: What the system says where files or memory have run out.
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_MORE = "let pgstats have more files and memory: LimitNOFILE= and MemoryMax= in its unit, or ulimit"
+
+
 class Failure(NamedTuple):
     """One thing that did not work: what was tried, why it failed, what to do about it.
 
@@ -258,8 +264,11 @@ class Failure(NamedTuple):
     def bug(cls, stage: str, error: BaseException) -> Failure:
         """What a bug does to a step. The exception's message, which may hold a secret, is left out.
 
-        It is in the traceback, for those who ask for that.
+        It is in the traceback, for those who ask for that. Where files or memory have run out
+        nobody is to blame.
         """
+        if isinstance(error, MemoryError) or getattr(error, "errno", 0) in _SCARCE:
+            return cls(stage, "other", f"the machine gives no more: {error}", _MORE)
         from traceback import extract_tb, format_exception  # noqa: PLC0415 - hardly ever needed
 
         frames = extract_tb(error.__traceback__)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pgstats.model import Failure
 from pgstats.scratch import Bouncer, Cluster
 from tests.node_statsd import NodeStatsd
 from tests.program import gauges
@@ -229,3 +230,11 @@ def test_a_bug_anywhere_shows_its_traceback_to_who_asks(how: list[str] | str, fi
     assert done.returncode == 70
     assert ("Traceback" in done.stderr) == bool(how)
     assert "a bug in pgstats" in done.stderr
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files", "/a.py"), MemoryError()])
+def test_a_machine_that_gives_no_more_is_no_bug(error: Exception) -> None:
+    told = Failure.bug("shape", error)
+    assert told.trace == ""
+    assert "bug" not in str(told)
+    assert "LimitNOFILE" in told.remedy

@@ -166,9 +166,9 @@ def _lost(cycle: Cycle) -> str:
 
 def _trace(failures: Sequence[Failure], before: set[str], log: Log) -> None:
     """Where the bugs are that the last run had not; whoever wants to know has asked for it."""
-    traces = {failure.trace for failure in failures if failure.trace}
-    for trace in traces - before:
-        for line in trace.splitlines():
+    traces = {failure.message: failure.trace for failure in failures if failure.trace}
+    for message in traces.keys() - before:
+        for line in traces[message].splitlines():
             log.tell(DEBUG, line)
     before.clear()
     before.update(traces)

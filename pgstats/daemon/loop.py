@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import traceback  # noqa: F401 - `Failure.bug` could not load it where descriptors are out
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
