@@ -116,40 +116,48 @@ class _Names:
     """What the values of a label are called on the wire, remembered from poll to poll.
 
     No two are called the same. A clean name always keeps its name; of those that had to be
-    altered, all that read like another one carry a hash of what they really are. ``clash`` is the
-    first that had to.
+    altered, all that read like another one carry a hash of what they really are, but for one that
+    had its name before: a series that goes by another name leaves its gauges behind. ``clash`` is
+    the first that had to, ``altered`` are all that are not called what they are.
     """
 
-    def __init__(self, *, tag: bool) -> None:
+    def __init__(self, *, tag: bool, altered: Mapping[Any, str]) -> None:
         self.clash: object = None
+        self.altered: dict[object, str] = {}
         self._tag = tag
         self._names: dict[object, str] = {}
         self._holders: dict[str, object] = {}  # None: several wanted it, none has it
         self.of = self._names.__getitem__  # the name of what was learnt
+        for raw, text in altered.items():
+            self._give(raw, text)
 
     def learn(self, raws: Collection[object]) -> list[object]:
         """Name all values of a poll; says which are new."""
         fresh = [raw for raw in raws if raw not in self._names]
+        missing: Collection[object] = dict.fromkeys(fresh)
         if fresh and len(self._names) > 2 * len(raws) + 1000:
-            self._names.clear()  # names that came and went must not pile up
-            self._holders.clear()
-        for raw in raws if fresh else ():
-            if raw not in self._names:
-                self._add(raw)
+            for memory in (self._names, self._holders, self.altered):
+                memory.clear()  # names that came and went must not pile up
+            missing = raws
+        for raw in missing:
+            self._add(raw, missing)
         return fresh
 
-    def _add(self, raw: object) -> None:
+    def _add(self, raw: object, fresh: Collection[object]) -> None:
         text = self._fit(raw)
         fit, free, holder = _same(raw, text), text not in self._holders, self._holders.get(text)
         self._give(raw, text if fit or free else self._apart(raw))
-        if holder is not None and not _same(holder, text):
-            if not fit:
-                self._holders[text] = None
-            self._give(holder, self._apart(holder))
+        if holder is None or _same(holder, text) or not (fit or holder in fresh):
+            return
+        if not fit:
+            self._holders[text] = None
+        self._give(holder, self._apart(holder))
 
     def _give(self, raw: object, text: str) -> None:
         self._names[raw] = text
         self._holders[text] = raw
+        if not _same(raw, text):
+            self.altered[raw] = text
 
     def _fit(self, raw: object) -> str:
         """The cleaned text; what is really called like the folded rest is not clean."""
@@ -173,12 +181,14 @@ class Speller:
     """Spells frames in one dialect under one prefix, with the tags added to every line.
 
     ``notes`` is what somebody should know of the names, by what it is about: the first such case.
+    ``known`` are the names that had to be altered before, by their labels, as `altered` gives them.
     """
 
     dialect: Dialect
     prefix: str
     tags: Mapping[str, str] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
+    known: Mapping[str, Mapping[Any, str]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     _names: dict[_Scope, _Names] = field(default_factory=dict)
 
@@ -196,6 +206,11 @@ class Speller:
                 self._measure(frame)
         return "".join(line for frame in frames for line in self._lines(frame))
 
+    def altered(self) -> dict[str, dict[object, str]]:
+        """The names of what is not called what it is, by its label."""
+        labels = {scope[2]: dict(names.altered) for scope, names in self._names.items()}
+        return {label: altered for label, altered in labels.items() if altered}
+
     def _learn(self, frames: Iterable[Frame]) -> dict[_Scope, list[object]]:
         """Name the values of all labels; says which are new."""
         seen: dict[_Scope, dict[object, None]] = {}
@@ -205,7 +220,10 @@ class Speller:
         return {scope: self._named(scope, raws) for scope, raws in seen.items()}
 
     def _named(self, scope: _Scope, raws: Collection[object]) -> list[object]:
-        names = self._names.setdefault(scope, _Names(tag=self.dialect.tagged))
+        if scope not in self._names:
+            known = self.known.get(scope[2], {})
+            self._names[scope] = _Names(tag=self.dialect.tagged, altered=known)
+        names = self._names[scope]
         fresh = names.learn(raws)
         self.counts.altered_names += sum(not _same(raw, names.of(raw)) for raw in fresh)
         if names.clash is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -218,9 +219,10 @@ class Site:
         text = f"[[{family}]]\nname = {json.dumps(name)}\ndsn = {json.dumps(dsn)}\n{more}\n"
         self.targets[name] = text
 
-    def write(self) -> str:
+    def write(self, interval: str = "1m") -> str:
+        """A poll may take 80 % of the interval, at most 10 s: a one-shot run has all of these."""
         path = self.folder / "pgstats.toml"
-        head = f'interval = "500ms"\nstate = "state"\n[statsd]\nurl = "{self.url}"\n'
+        head = f'interval = "{interval}"\nstate = "state"\n[statsd]\nurl = "{self.url}"\n'
         path.write_text(f"{head}{self.statsd_options}\n{''.join(self.targets.values())}")
         return str(path)
 
@@ -241,7 +243,7 @@ class Site:
     def running(self, stop: int = signal.SIGTERM) -> Iterator[subprocess.Popen[bytes]]:
         """The daemon, until that signal."""
         with (self.folder / "log").open("wb") as log:
-            command = [sys.executable, "-m", "pgstats", "run", "--config", self.write()]
+            command = [sys.executable, "-m", "pgstats", "run", "--config", self.write("500ms")]
             daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             try:
                 yield daemon
@@ -313,6 +315,36 @@ def test_a_dropped_table_reads_its_last_value_after_the_next_run(
     # And no more after that.
     assert series(site.would(), one) == {}
     assert site.once()["pgstats.self.ship.retired_series"] == 0
+
+
+def test_no_gauge_stays_behind_where_names_read_alike(
+    site: Site, cluster: Cluster, shop: str
+) -> None:
+    """Neither when another one comes nor when it goes: each keeps its name from run to run."""
+    site.statsd_options = "on_vanish = -7"
+    site.target("postgres", "main", cluster.dsn(), f'databases = ["{shop}"]')
+    start = f"pgstats.postgres.main.tables.{shop}.public.a_b"
+
+    def found() -> dict[str, float]:
+        """What a run ships of their rows, by what follows the common part of the name."""
+        mine = {
+            name.removeprefix(start): value
+            for name, value in site.once().items()
+            if name.startswith(start) and name.endswith(".n_live_tup")
+        }
+        site.statsd.forget()
+        return mine
+
+    plain = ".n_live_tup"
+    cluster.psql('CREATE TABLE "a b" ()', shop)
+    assert found() == {plain: 0}
+    cluster.psql('CREATE TABLE "a.b" ()', shop)
+    (mine, other) = sorted(found())
+    assert mine == plain
+    assert re.fullmatch(r"_[0-9a-f]{6}\.n_live_tup", other)
+    cluster.psql('DROP TABLE "a b"', shop)
+    assert found() == {plain: -7, other: 0}
+    assert found() == {other: 0}
 
 
 def test_the_daemon_does_the_same_and_goes_on_after_a_restart(
@@ -559,7 +591,7 @@ def test_a_reload_ends_a_target_too(site: Site, cluster: Cluster, bouncer: Bounc
         site.wait(lambda found: found.get(main) == found.get(front) == 1)
         del site.targets["main"]
         site.target("pgbouncer", "second", bouncer.dsn("pgbouncer", "stats"))
-        site.write()
+        site.write("500ms")
         daemon.send_signal(signal.SIGHUP)
         found = site.wait(lambda found: found[main] == 0)
         assert found[front] == 1

@@ -390,6 +390,18 @@ def test_a_name_is_the_same_in_every_group() -> None:
     ]  # fmt: skip
 
 
+def test_who_had_a_name_keeps_it_unless_a_clean_one_comes() -> None:
+    """Or else its gauges would stay behind under the name it had."""
+    ours = speller()
+    assert of(ours, "a b") == ["a_b"]
+    assert of(ours, "a b", "a.b") == of(ours, "a b", "a.b") == ["a_b", hashed("a_b")]
+    after = Speller(DIALECTS["plain"], "pgstats", known=ours.altered())  # another run
+    assert of(after, "a.b", "a b", "a:b") == [hashed("a_b"), "a_b", hashed("a_b")]
+    assert of(after, "a.b") == [hashed("a_b")]
+    assert of(after, "a.b", "a b", "a_b") == [hashed("a_b"), hashed("a_b"), "a_b"]
+    assert ours.altered() == {"table": {"a b": "a_b", "a.b": hashed("a_b")}}
+
+
 def test_names_that_read_alike_are_noted_with_the_first() -> None:
     ours = speller()
     of(ours, "a b", "_other", "a:c")

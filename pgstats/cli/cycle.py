@@ -20,7 +20,7 @@ from pgstats.config import Config
 from pgstats.model import PGBOUNCER, POSTGRES, Failure, Frame, Memo, Poll, Target
 from pgstats.ship import Wire, wire
 from pgstats.spell import DIALECTS, Counts, Speller
-from pgstats.state import State
+from pgstats.state import Memory, State
 
 AT_ONCE = 64  # targets polled at the same time by a one-shot run
 GRACE = 1.0  # seconds an asker may need beyond its timeout to give up
@@ -99,13 +99,22 @@ class Cycle:
 
     def text(self, target: Target | None, frames: Iterable[Frame]) -> str:
         """The lines of frames, with the tags of their target."""
+        return self._speller(target).spell(*frames)
+
+    def _speller(self, target: Target | None, sent: Memory | None = None) -> Speller:
+        """The one of a target; it goes on with the names under which was ``sent`` before."""
         key = (target.family, target.name) if target else ("", "")
         if key not in self._spellers:
+            if sent is None:
+                with self._state.lock:
+                    sent = self._state.sent(target) if target else {}
             tags = {**self._config.statsd.tags, **(target.tags if target else {})}
             dialect = DIALECTS[self._config.statsd.dialect]
             counts = self._tally.spelled.setdefault(key, Counts())
-            self._spellers[key] = Speller(dialect, self._config.prefix, tags, counts)
-        return self._spellers[key].spell(*frames)
+            tagged, known = sent.get("altered", (None, {}))
+            known = known if tagged == dialect.tagged else {}
+            self._spellers[key] = Speller(dialect, self._config.prefix, tags, counts, known)
+        return self._spellers[key]
 
     def shaped(self, polls: Sequence[Poll], skipped_runs: int = 0) -> list[Shaped]:
         """All that is to be said of the targets, and of those that are gone."""
@@ -163,6 +172,8 @@ class Cycle:
         """The last values of the targets that have left the configuration."""
         value = self._config.statsd.on_vanish
         lost = self._state.lost([poll.target for poll in polls])
+        for target, sent in lost:
+            self._speller(target, sent)
         return [Shaped(target, shape.ended(sent, value), [], polls[0]) for target, sent in lost]
 
     def _spelled(self, one: Shaped, skipped_runs: int) -> str:
@@ -178,11 +189,13 @@ class Cycle:
         return shape.frames(poll, skipped_runs, time.time() - time.monotonic() + poll.at)
 
     def _note(self, target: Target) -> None:
-        """Tell what is odd about a target's names: once, for one-shot runs and all targets too."""
+        """Remember the names; what is odd about them is told once, by all runs and targets."""
+        speller = self._speller(target)
         with self._state.lock:
-            told = self._state.sent(target).setdefault("told", [])
-            notes = self._spellers[target.family, target.name].notes
-            fresh = {what: text for what, text in notes.items() if what not in told}
+            sent = self._state.sent(target)
+            sent["altered"] = [speller.dialect.tagged, speller.altered()]
+            told = sent.setdefault("told", [])
+            fresh = {what: text for what, text in speller.notes.items() if what not in told}
             told += fresh
         for what, text in fresh.items():
             if what not in self._tally.told:
