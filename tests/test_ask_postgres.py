@@ -57,7 +57,7 @@ def column(found: Poll, group: str, metric: str) -> dict[tuple[str, ...], float]
 def database(cluster: Cluster) -> Iterator[str]:
     """A database of its own for a test."""
     name = f"own{time.monotonic_ns()}"
-    cluster.psql(f"CREATE DATABASE {name}")
+    cluster.psql(f"CREATE DATABASE {name} TEMPLATE template0")  # which nobody else is in
     yield name
     cluster.psql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 

@@ -14,6 +14,7 @@ from pgstats.scratch import Cluster, Scratch
 from tests.why import until
 
 SPENT = 110_000
+SHARED = 10_100
 #: Name, columns, options, what happens to 1,000 rows that were analyzed, and whether it is due.
 CASES: dict[str, tuple[str, str, bool]] = {
     # Threshold 50 + 0.2 x 1,000: it takes more than that.
@@ -55,7 +56,28 @@ CASES: dict[str, tuple[str, str, bool]] = {
         "SELECT FROM {}",
         True,
     ),
+    "old_mxids_and_off": (
+        "autovacuum_enabled = off, autovacuum_multixact_freeze_max_age = 10000",
+        "SELECT FROM {}",
+        True,
+    ),
+    # Of option and setting the smaller one holds.
+    "not_yet_old": (
+        "autovacuum_enabled = off, autovacuum_freeze_max_age = 2000000000",
+        "SELECT FROM {}",
+        False,
+    ),
 }
+#: Two lockers of one row are a multixact: a transaction and a part of itself will do.
+_SHARE = f"""CREATE TABLE shared AS SELECT 1 AS i;
+DO $$ BEGIN
+  FOR n IN 1..{SHARED} LOOP
+    PERFORM FROM shared FOR SHARE;
+    BEGIN PERFORM FROM shared FOR UPDATE; EXCEPTION WHEN division_by_zero THEN NULL; END;
+    COMMIT;
+  END LOOP;
+END $$;
+DROP TABLE shared"""
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +184,7 @@ def test_the_ratio_is_the_servers_decision(server: Cluster) -> None:
     server.psql(
         f"DO $$ BEGIN FOR n IN 1..{SPENT} LOOP PERFORM txid_current(); COMMIT; END LOOP; END $$"
     )
+    server.psql(_SHARE)
     until(lambda: settled(server))
     with closing(psycopg2.connect(server.dsn())) as owner:
         owner.autocommit = True
