@@ -16,6 +16,8 @@ from pgstats.printing import escaped
 
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7  # the priorities of syslog
 
+NAMES = {ERROR: "error", WARNING: "warning", NOTICE: "notice", INFO: "info", DEBUG: "debug"}
+
 #: The least urgent priority that each verbosity shows.
 VERBOSITY = {"quiet": ERROR, "normal": INFO, "verbose": DEBUG}
 
@@ -30,7 +32,8 @@ class Log:
 
     ``daemon`` adds a UTC time stamp, and drops lines while nobody takes them: a full pipe must
     not stop the polls. Under systemd's journal every line starts with its priority instead of
-    the time. ``wall`` and ``monotonic`` are clocks in seconds.
+    the time. ``form`` is text, or json: an object a line. ``wall`` and ``monotonic`` are clocks in
+    seconds.
     """
 
     def __init__(
@@ -39,13 +42,14 @@ class Log:
         environ: Mapping[str, str],
         *,
         daemon: bool = False,
+        form: str = "text",
         descriptor: int = 2,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most = VERBOSITY[verbosity]
         self._journal = _is_journal(descriptor, environ.get("JOURNAL_STREAM", ""))
-        self._daemon, self._descriptor = daemon, descriptor
+        self._daemon, self._json, self._descriptor = daemon, form == "json", descriptor
         self._wall, self._monotonic = wall, monotonic
         self._faults: dict[str, tuple[str, float]] = {}  # key: the fault, since when
         self._patience = 0.5  # seconds to wait for somebody to take a line
@@ -54,7 +58,7 @@ class Log:
     def tell(self, level: int, text: str) -> None:
         """Writes one event, unless the verbosity hides its priority."""
         if level <= self._most:
-            line = f"{self._head(level)}{printable(text)}\n".encode()
+            line = f"{self._head(level)}{self._body(level, text)}\n".encode()
             with self._lock, suppress(OSError):  # a log that is gone is no reason to end
                 self._write(line)
 
@@ -75,7 +79,18 @@ class Log:
         """What stands before the text."""
         if self._journal:
             return f"<{level}>"
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime(self._wall())) * self._daemon
+        return f"{self._stamp()} " if self._daemon and not self._json else ""
+
+    def _stamp(self) -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall()))
+
+    def _body(self, level: int, text: str) -> str:
+        if not self._json:
+            return printable(text)
+        import json  # noqa: PLC0415 - only for those who want it
+
+        event = {"time": self._stamp(), "level": NAMES[level], "message": printable(text)}
+        return json.dumps(event)
 
     def _write(self, line: bytes) -> None:
         """Writes all of a line; a daemon only if it is taken soon, and waits for that once."""

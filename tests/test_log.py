@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -11,6 +12,7 @@ from itertools import count
 import pytest
 
 from pgstats.log import LONGEST, Log, duration, printable
+from tests.program import pgstats
 
 
 class Pipe:
@@ -158,3 +160,37 @@ def test_whatever_is_told_is_one_harmless_line(text: str, line: str) -> None:
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_json_is_an_object_a_line(pipe: Pipe) -> None:
+    log = Log("normal", {}, daemon=True, form="json", descriptor=pipe.writer, wall=lambda: 0.0)
+    log.tell(3, 'what "it"\nsays \x1b[2J')
+    log.tell(4, "hm")
+    assert [json.loads(line) for line in pipe.lines()] == [
+        {
+            "time": "1970-01-01T00:00:00Z",
+            "level": "error",
+            "message": 'what "it" says \\x1b[2J',
+        },
+        {"time": "1970-01-01T00:00:00Z", "level": "warning", "message": "hm"},
+    ]
+
+
+def test_json_in_the_journal_keeps_its_priority() -> None:
+    ours, journal = socket.socketpair()
+    with ours, journal:
+        status = os.fstat(ours.fileno())
+        environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        Log("normal", environ, form="json", descriptor=ours.fileno()).tell(4, "hm")
+        assert journal.recv(100).startswith(b'<4>{"time": ')
+
+
+@pytest.mark.parametrize("how", [["--log-format", "json"], ["--log-format=json"], []])
+def test_whatever_a_command_tells_is_json(how: list[str]) -> None:
+    env = {} if how else {"PGSTATS_LOG_FORMAT": "json"}
+    down = pgstats("once", "--dry-run", "--postgres", "host=/nowhere", *how, env=env)
+    wrong = pgstats("once", "--config", "/nowhere", *how, env=env)
+    for done, start in ((down, "nowhere: connect: "), (wrong, "pgstats: /nowhere: cannot be read")):
+        (event,) = [json.loads(line) for line in done.stderr.splitlines()]
+        assert event["level"] == "error"
+        assert event["message"].startswith(start)

@@ -21,8 +21,8 @@ class Tmux:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "TMUX"))}
         self._environment = clean | {"TERM": "screen-256color", "LC_ALL": "C.UTF-8"}
         size = ["-x", str(columns), "-y", str(lines)]
-        settings = [word for pair in environment.items() for word in ("-e", "=".join(pair))]
-        self.run("-f", "/dev/null", "new-session", "-d", *size, *settings, "env PS1='$ ' sh")
+        shell = line(["env", "PS1=$ ", *map("=".join, environment.items()), "sh"])
+        self.run("-f", "/dev/null", "new-session", "-d", *size, shell)
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ import click
 
 from pgstats.cli.main import BUG, FAILED, OK
 from pgstats.cli.options import configured, log_of, option, with_targets
+from pgstats.cli.progress import progress
 from pgstats.log import DEBUG, Log
 
 if TYPE_CHECKING:
@@ -47,10 +48,12 @@ def _findings(config: Config) -> Iterator[tuple[str, Finding]]:
     from pgstats.ask import prove  # noqa: PLC0415
 
     for target in config.targets:
-        for finding in _bounded("check", partial(prove, target)):
-            yield target.name, finding
-    for finding in _bounded("probe", lambda: [_statsd(config)]):
-        yield "statsd", finding
+        with progress(f"asking {target.name}"):
+            found = _bounded("check", partial(prove, target))
+        yield from ((target.name, finding) for finding in found)
+    with progress("looking for statsd"):
+        found = _bounded("probe", lambda: [_statsd(config)])
+    yield from (("statsd", finding) for finding in found)
 
 
 def _bounded(stage: str, prove: Callable[[], list[Finding]]) -> list[Finding]:

@@ -25,7 +25,7 @@ _YES = ("1", "true", "t", "yes", "y", "on")
 COMMANDS = (
     *("once", "run", "why", "show", "top", "check", "status", "metrics"),
     *("dashboard", "mapping", "alerts"),
-    *("demo", "sink"),
+    *("init", "completion", "demo", "sink"),
 )
 
 
@@ -105,8 +105,9 @@ def _run() -> int:
         with suppress(OSError):
             error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return INTERRUPTED
+    except (click.Abort, KeyboardInterrupt, SystemExit) as error:
+        # Click's completion ends by itself, and rich where a pipe is closed.
+        return int(error.code or OK) if isinstance(error, SystemExit) else INTERRUPTED
     except PgstatsError as error:
         return _fault(error)
     except OSError as error:
@@ -150,5 +151,9 @@ def _verbose() -> bool:
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):  # the exit code still tells
-        click.echo(f"pgstats: {text}", err=True)
+    """What ends a command, told as its log would, where no command is there to do it."""
+    from pgstats.log import ERROR, Log  # noqa: PLC0415
+
+    asked = re.search(r" --log-format[ =]json\b", " ".join(sys.argv))
+    form = "json" if asked else os.environ.get("PGSTATS_LOG_FORMAT", "")
+    Log("normal", os.environ, form=form).tell(ERROR, f"pgstats: {text}")

@@ -21,6 +21,7 @@ from pgstats.cli.options import (
     with_state,
     with_targets,
 )
+from pgstats.cli.progress import progress
 from pgstats.cli.telling import code, tell
 from pgstats.errors import StateError
 from pgstats.log import DEBUG, ERROR, WARNING, Log
@@ -96,7 +97,8 @@ def _poll(config: Config, sample: int, every: float, state: State | None) -> Seq
     from pgstats.ask import Burst  # noqa: PLC0415
     from pgstats.cli.cycle import poll_all  # noqa: PLC0415
 
-    return poll_all(config.targets, Burst(sample, every) if sample else None, state)
+    with progress("asking"):
+        return poll_all(config.targets, Burst(sample, every) if sample else None, state)
 
 
 def _show(polls: Sequence[Poll], log: Log) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pgstats.errors import ConfigError, StateError, StateLocked
+from pgstats.errors import ConfigError, PgstatsError, StateError, StateLocked
 from pgstats.log import WARNING, Log
 
 if TYPE_CHECKING:
@@ -55,6 +55,15 @@ def option(*names: str, **more: Any) -> Callable[[F], F]:
     return click.option(*names, envvar=variable, show_envvar=True, **more)
 
 
+def _target_names(context: click.Context, _: click.Parameter, start: str) -> list[str]:
+    """Those of the configuration, for a shell to complete."""
+    try:
+        found = configured(context.params)
+    except PgstatsError:
+        return []
+    return [target.name for target in found.targets if target.name.startswith(start)]
+
+
 _WHOM = (
     click.option(
         "--config",
@@ -84,6 +93,13 @@ _SHIPPING = (
 _TELLING = (
     option("-v", "--verbose", is_flag=True, help="Tell more."),
     option("-q", "--quiet", is_flag=True, help="Tell errors only."),
+    option(
+        "--log-format",
+        type=click.Choice(("text", "json")),
+        default="text",
+        show_default=True,
+        help="How standard error tells it: lines, or an object a line.",
+    ),
 )
 
 _VIEW = (
@@ -97,6 +113,7 @@ _VIEW = (
         metavar="GLOB",
         multiple=True,
         help="Ask these of the configured targets; repeatable.",
+        shell_complete=_target_names,
     ),
 )
 
@@ -141,7 +158,7 @@ def configured(options: Mapping[str, Any], default: tuple[str, str] | None = Non
 def log_of(options: Mapping[str, Any], *, daemon: bool = False) -> Log:
     """The log at the verbosity asked for."""
     verbosity = "verbose" if options["verbose"] else "quiet" if options["quiet"] else "normal"
-    return Log(verbosity, os.environ, daemon=daemon)
+    return Log(verbosity, os.environ, daemon=daemon, form=options["log_format"])
 
 
 def held(path: str, stack: ExitStack, log: Log) -> State:

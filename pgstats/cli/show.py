@@ -25,8 +25,14 @@ if TYPE_CHECKING:
     from pgstats.screen import Before
 
 
+def _groups(_: click.Context, __: click.Parameter, start: str) -> list[str]:
+    from pgstats.cli.viewing import GROUPS  # noqa: PLC0415
+
+    return [group for group in GROUPS if group.startswith(start)]
+
+
 @click.command("show", short_help="Shows live values as a table.")
-@click.argument("group", default="")
+@click.argument("group", default="", shell_complete=_groups)
 @with_view
 @option("--watch", type=SECONDS, metavar="DURATION", help="Again each time, changes marked: 2s.")
 @option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -19,6 +18,7 @@ from pgstats.cli.options import (
     with_state,
     with_targets,
 )
+from pgstats.cli.progress import say
 from pgstats.errors import AskError, ConfigError, UnknownName
 from pgstats.log import ERROR, WARNING, Log, printable
 
@@ -161,9 +161,9 @@ def _watch(watches: Sequence[_Watch], seconds: float) -> None:
     for number in range(looks):
         due = began + seconds * number / max(1, looks - 1)
         time.sleep(max(0.0, due - time.monotonic()))
-        _progress(f"look {number + 1} of {looks}; watching for {seconds:g} s")
+        say(f"look {number + 1} of {looks}; watching for {seconds:g} s")
         _each(watches, _Watch.look)
-    _progress("")
+    say("")
 
 
 def _verdicts(watches: Sequence[_Watch], config: Config, log: Log) -> list[Verdict]:
@@ -204,12 +204,6 @@ def _verdict(watch: _Watch, config: Config, standbys: Mapping[str, Sample], log:
         log.tell(ERROR, f"{watch.target.name}: {failure(error)}")
         lost = Limit("the clients behind the sessions", str(failure(error)))
         return verdict._replace(limits=[*verdict.limits, lost])
-
-
-def _progress(text: str) -> None:
-    """Tell a person who waits what is going on; the next text takes its place."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}", err=True, nl=False)
 
 
 def _heaps(samples: Sequence[Sample]) -> list[Any]:

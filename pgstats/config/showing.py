@@ -13,19 +13,19 @@ def show(config: Config) -> list[str]:
     rows: list[tuple[str, str]] = []
     for section, entries in config.settings:
         rows += [("", ""), (heading(section), "")] if section else []
-        rows += [(f"{shown.key} = {_toml(shown.value)}", shown.origin) for shown in entries]
+        rows += [(f"{shown.key} = {toml(shown.value)}", shown.origin) for shown in entries]
     width = max(len(text) for text, _ in rows if len(text) <= _WIDEST)
     return [f"{text:{width}}  # {_safe(origin)}" if origin else text for text, origin in rows]
 
 
-def _toml(value: object) -> str:
+def toml(value: object) -> str:
     """A value as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, dict):
-        pairs = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items())
+        pairs = ", ".join(f"{key} = {toml(item)}" for key, item in value.items())
         return f"{{ {pairs} }}" if pairs else "{}"
     return f'"{_safe(value)}"' if isinstance(value, str) else str(value)
 
