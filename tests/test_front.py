@@ -135,6 +135,9 @@ def test_in_a_file(front: Bouncer, database: str, tmp_path: Path) -> None:
     done = pgstats("once", "--dry-run", "--config", str(path))
     assert done.returncode == 0, done.stderr
     assert gauges(done.stdout)[f"pgstats.postgres.main.database.{database}.tables"] == 0
+    checked = pgstats("check", "--config", str(path)).stdout
+    assert "ok     main: role postgres has the rights of pg_monitor\n" in checked
+    assert "ok     main: 1 databases polled\n" in checked
     wrong = path.read_text().replace('from_pgbouncer = "front"', 'from_pgbouncer = "frnt"')
     path.write_text(wrong)
     refused = pgstats("check", "--offline", "--config", str(path))

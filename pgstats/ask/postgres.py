@@ -78,6 +78,13 @@ class PostgresAsker:
         poll.seconds = time.monotonic() - started
         return poll
 
+    def session(self) -> Session:
+        """A session with the database of the DSN, as after any poll: the kept one, or another."""
+        if self._kept is None or self._kept.closed:
+            self._until = time.monotonic() + self.target.timeout
+            self._kept = self._connect()
+        return self._kept
+
     def _memo(self) -> dict[str, Any]:
         """What the next process is to know; who shows all tables need not know which."""
         members = {} if self.target.tables is None else dict(self._members)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import closing
+from typing import TYPE_CHECKING, cast
 
-from pgstats.ask.asker import asker
-from pgstats.ask.password import Secret
-from pgstats.ask.session import Session
+from pgstats.ask.asker import Asker, asker
 from pgstats.catalogue.postgres import DATABASE
 from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, Failure, Finding, Poll, Target
+
+if TYPE_CHECKING:
+    from pgstats.ask.postgres import PostgresAsker
 
 _ROLE = """SELECT current_user::text AS role,
        pg_has_role(current_user, 'pg_monitor', 'USAGE') AS monitor,
@@ -19,12 +21,9 @@ _ROLE = """SELECT current_user::text AS role,
 
 def prove(target: Target) -> list[Finding]:
     """What works and what does not, from one poll and a look at the role's rights."""
-    one = asker(target)
-    try:
+    with closing(asker(target)) as one:
         poll = one.poll()
-    finally:
-        one.close()
-    return [finding for process in poll.peers or [poll] for finding in _findings(process)]
+        return [finding for each in poll.peers or [poll] for finding in _findings(each, one)]
 
 
 def unmatched(poll: Poll) -> str:
@@ -35,14 +34,15 @@ def unmatched(poll: Poll) -> str:
     return f"no database that the role may connect to is meant by databases = {globs}"
 
 
-def _findings(poll: Poll) -> list[Finding]:
+def _findings(poll: Poll, one: Asker) -> list[Finding]:
     """What is to be said of one server, or of one of the processes behind a port."""
     whom = f"process {poll.target.peer}: " if poll.target.peer else ""
     found = [_failed(failure) for failure in poll.problems()]
     if poll.up:
         seconds = f"{poll.seconds * 1000:.0f} ms"
         found.insert(0, Finding("ok", f"{_kind(poll)} answered in {seconds}"))
-        found += _pooler(poll) if poll.target.family == PGBOUNCER else _server(poll.target, poll)
+        pooler = poll.target.family == PGBOUNCER
+        found += _pooler(poll) if pooler else _server(poll, cast("PostgresAsker", one))
     return [finding._replace(message=whom + finding.message) for finding in found]
 
 
@@ -81,14 +81,9 @@ def _pooler(poll: Poll) -> list[Finding]:
     return findings
 
 
-def _server(target: Target, poll: Poll) -> list[Finding]:
+def _server(poll: Poll, one: PostgresAsker) -> list[Finding]:
     try:
-        until = time.monotonic() + target.timeout
-        session = Session(target, until, secret=Secret(target, until))
-        try:
-            columns, rows = session.ask(_ROLE, stage="rights of the role")
-        finally:
-            session.close()
+        columns, rows = one.session().ask(_ROLE, stage="rights of the role")
     except AskError as error:
         return [Finding("failed", f"{error.stage}: {error}", error.remedy)]
     return _rights(dict(zip(columns, rows[0], strict=True)), poll)
