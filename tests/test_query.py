@@ -590,6 +590,22 @@ def test_what_an_answer_lacks_gets_a_last_value_and_what_was_not_asked_none(
     assert name not in other.stdout
 
 
+def test_an_interval_holds_across_one_shot_runs(cluster: Cluster, tmp_path: Path) -> None:
+    rare, often = asked("rare", "SELECT 7 AS n", 'interval = "1h"'), asked("often", "SELECT 8 AS n")
+    path = written(tmp_path, cluster, rare, often)
+
+    def would(*options: str) -> dict[str, float]:
+        return gauges(pgstats("once", "--config", path, "--dry-run", *options).stdout)
+
+    name = "pgstats.postgres.main.rare.n"
+    assert would()[name] == 7
+    pgstats("once", "--config", path, "--statsd", "udp://127.0.0.1:9")
+    later = would()
+    assert name not in later, "neither asked nor gone"
+    assert later["pgstats.postgres.main.often.n"] == 8
+    assert would("--no-state")[name] == 7
+
+
 def test_check_proves_each_of_them(cluster: Cluster) -> None:
     findings = prove(
         target(
