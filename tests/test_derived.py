@@ -459,8 +459,10 @@ def test_a_pause_that_shows_nowhere_is_not_called_active(narrow: Bouncer) -> Non
     narrow.console("PAUSE", "pgadmin")
     poll = asker(one).poll()
     narrow.console("RESUME", "pgadmin")
-    assert poll.version < STATE.since, "a PgBouncer that has SHOW STATE wants another test"
     implied = derived(poll, {}, 2.0)
+    if poll.version >= STATE.since:
+        assert values(implied)["state.code"] == 2
+        return
     assert "state.code" not in values(implied)
     assert values(retired([*poll.frames, *implied], sent, 0)) == {"state.code": 0}
 

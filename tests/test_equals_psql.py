@@ -15,6 +15,7 @@ from pgstats.model import PGBOUNCER, POSTGRES, Metric, Query
 from pgstats.scratch import Bouncer, Cluster
 from pgstats.spell import clean
 from tests.program import gauges, pgstats
+from tests.test_replay import number_of
 
 Values = dict[str, float]
 DATABASES = ("postgres", "shop", "we.ird|name")
@@ -75,15 +76,18 @@ FOLDS: dict[str, Callable[[list[float]], float]] = {
 
 
 def shown_by_console(query: Query, bouncer: Bouncer) -> Values:
+    version = number_of(bouncer.console("SHOW VERSION").removeprefix("PgBouncer "))
+    if query.since > version:
+        return {}
     found = rows(bouncer.dsn("pgbouncer", "stats"), query.sql)
     if query.pairs:
         found = [{row[query.pairs[0]]: row[query.pairs[1]] for row in found}]
     values: dict[tuple[str, int], list[float]] = {}
     for row in found:
         labels = [row[column] for column in query.labels.values()]
-        if labels[:1] != ["pgbouncer"]:
+        if row.get(query.labels.get("database", "")) != "pgbouncer":
             for at, metric in enumerate(query.metrics):
-                if (value := read(metric, row)) is not None:
+                if metric.right(version) and (value := read(metric, row)) is not None:
                     name = ".".join([query.group, *map(clean, labels), metric.name])
                     values.setdefault((f"pgstats.pgbouncer.front.{name}", at), []).append(value)
     counted = {name: FOLDS[query.metrics[at].fold](v) for (name, at), v in values.items()}
@@ -122,7 +126,7 @@ def everything(bouncer: Bouncer | None, cluster: Cluster) -> Values:
     """All that psql shows for the queries of the catalogue that have a source."""
     values: Values = {}
     for query in catalogue.QUERIES:
-        if bouncer and query.source and query.since <= 11800 and query.family == PGBOUNCER:
+        if bouncer and query.source and query.family == PGBOUNCER:
             values |= shown_by_console(query, bouncer)
         elif query.source and query.family == POSTGRES:
             values |= shown_by_server(query, cluster)
