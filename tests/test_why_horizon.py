@@ -526,12 +526,12 @@ def test_who_holds_nothing_here_is_not_accused(server: Cluster, table: str) -> N
 
 
 def test_a_lost_slot_holds_nothing(server: Cluster, table: str) -> None:
+    with standby(server, "lost") as other, session(other, *SNAPSHOT) as reader:
+        fed_back(server, other, reader)
+        other.kill()
     server.settings["max_slot_wal_keep_size"] = "1MB"
     server.reload()
     try:
-        with standby(server, "lost") as other, session(other, *SNAPSHOT) as reader:
-            fed_back(server, other, reader)
-            other.kill()
         until(lambda: server.psql("SELECT active FROM pg_replication_slots") == "f")
         for _ in range(4):
             server.psql("SELECT pg_switch_wal(); CREATE TABLE w (i int); DROP TABLE w")

@@ -259,11 +259,12 @@ def test_an_index_that_fails(server: Cluster, table: str) -> None:
         " WITH (pages_per_range = 1, autosummarize = off)"
     )
     try:
-        rewrite = f"UPDATE {table} SET v = v + 1"
 
         def counted() -> bool:  # up to 14 a busy machine loses counts
-            for _ in range(15):  # each failure leaves one page range behind as if done
-                server.psql(rewrite)
+            with closing(psycopg2.connect(server.dsn(application_name="writer"))) as connection:
+                connection.autocommit = True
+                for _ in range(15):  # each failure leaves one page range behind as if done
+                    connection.cursor().execute(f"UPDATE {table} SET v = v + 1")
             return dead(server, table) > 0
 
         until(counted)
@@ -282,15 +283,16 @@ def test_vacuum_that_leaves_indexes_out(server: Cluster, table: str) -> None:
     with configured(server, autovacuum_naptime="5min"):  # one more vacuum counts none as dead
         churn(server, table)
         server.psql(f"VACUUM ANALYZE {table}")
-        assert dead(server, table) >= ROWS
+        until(lambda: dead(server, table) >= ROWS)
         one = only(why(server, table), "vacuum.index_cleanup_off")
-        server.psql(f"VACUUM {table}")
-        if dead(server, table) == 0:  # from 14 on, until an ANALYZE counts them again
+        if int(server.psql("SHOW server_version_num")) >= 150000:
+            server.psql(f"VACUUM {table}")  # it counts none of them, as the next ANALYZE will
+            assert dead(server, table) == 0
             informed(why(server, table), "vacuum.index_cleanup_off")
         for remedy in one["remedy"]:
             server.psql(remedy["command"])
         server.psql(f"ANALYZE {table}")
-        assert dead(server, table) == 0
+        until(lambda: dead(server, table) == 0)
 
 
 def test_lost_statistics(server: Cluster, table: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from pgstats.evidence import Client, Holder, Record, Remedy, Sample
 from pgstats.why.heaps import Heap
 from pgstats.why.holders import holders, label, owners
+from pgstats.why.workers import Crew
 
 #: Seconds from which on a hold counts though it was seen only once.
 PATIENCE = 60.0
@@ -93,6 +94,32 @@ class Case:
             return False
         return heap.over or (heap.dead > 0 and self._left(holder, heap))
 
+    def kept(self, holder: Holder) -> list[Heap]:
+        """The heaps of which a holder keeps dead rows."""
+        scope = holder.database, holder.catalogs
+        if scope not in self._over:
+            self._over[scope] = [h for h in self.heaps or () if h.over and self.keeps(holder, h)]
+        few = (heap for heap in self.heaps or () if heap.dead and not heap.over)
+        return [*self._over[scope], *(heap for heap in few if self.keeps(holder, heap))]
+
+    @cached_property
+    def _over(self) -> dict[tuple[str, bool], list[Heap]]:
+        """By what a holder holds: the heaps over their threshold that it keeps."""
+        return {}
+
+    @cached_property
+    def first(self) -> list[Holder]:
+        """Of those that count, and hold the same: who began first."""
+        found: dict[tuple[str, bool], Holder] = {}
+        for holder in sorted(self.steady, key=lambda one: self.began(one) or float("inf")):
+            found.setdefault((holder.database, holder.catalogs), holder)
+        return list(found.values())
+
+    @cached_property
+    def crews(self) -> list[Crew]:
+        """The workers in each sample."""
+        return [Crew(sample) for sample in self.samples]
+
     def in_vain(self, holder: Holder, heap: Heap) -> bool:
         """Whether a vacuum of a heap ended since a holder began, which keeps its rows."""
         began = self.began(holder)
@@ -113,8 +140,10 @@ class Case:
         began = self.began(holder)
         if began is None:  # a slot that nobody reads
             return holder.row.get("active") is False
-        vain = (heap for heap in self.heaps or () if heap.over and self.in_vain(holder, heap))
-        return self.last.at - began >= PATIENCE or any(vain)
+        if self.last.at - began >= PATIENCE:
+            return True
+        alone = len(self.samples) == 1 and self.owner(holder) is None
+        return alone and any(heap.over and self.in_vain(holder, heap) for heap in self.heaps or ())
 
 
 class Found(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pgstats.evidence import Record, dotted
@@ -13,7 +14,7 @@ from pgstats.why.words import identifier
 _ENDED = ("last_vacuum", "last_autovacuum", "last_analyze", "last_autoanalyze")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Heap:
     """One heap of a database; ``rows`` are what the samples say of it, the oldest first."""
 
@@ -28,7 +29,7 @@ class Heap:
         """As one calls it within its database: schema.table."""
         return f"{self['schema']}.{self['name']}"
 
-    @property
+    @cached_property
     def title(self) -> str:
         """As one asks about it: database.schema.table, of the table that owns it."""
         schema, name = self["owner_schema"] or self["schema"], self["owner_name"] or self["name"]
@@ -40,12 +41,12 @@ class Heap:
         schema, name = self["owner_schema"] or self["schema"], self["owner_name"] or self["name"]
         return f"{identifier(schema)}.{identifier(name)}"
 
-    @property
+    @cached_property
     def dead(self) -> int:
         """Dead rows, estimated by the server."""
         return int(self["n_dead_tup"] or 0)
 
-    @property
+    @cached_property
     def over(self) -> bool:
         """Whether the dead rows are more than autovacuum's threshold."""
         threshold = self["threshold"]

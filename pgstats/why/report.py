@@ -112,6 +112,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
     """The verdict as plain data."""
     case = verdict.case
     server = case.last.server
+    held = holds(verdict)
     return {
         "verdict": verdict.verdict,
         "target": case.target,
@@ -120,7 +121,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
             "version": case.last.version,
             "in_recovery": bool(server.get("in_recovery")),
         },
-        "heaps": [_heap(verdict, heap) for heap in case.heaps or ()],
+        "heaps": [_heap(heap, held.get(heap.title, ())) for heap in case.heaps or ()],
         "causes": [_cause(found, rank) for rank, found in enumerate(verdict.causes, 1)],
         "innocent": [{"who": one.who, "why": one.why} for one in verdict.innocent],
         "limits": [
@@ -129,8 +130,8 @@ def document(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _heap(verdict: Verdict, heap: Heap) -> dict[str, Any]:
-    rows, quality = stuck(verdict, heap)
+def _heap(heap: Heap, held: Sequence[Found]) -> dict[str, Any]:
+    rows, quality = stuck(heap, held)
     return {
         "database": heap.database,
         "heap": heap.name,
@@ -144,18 +145,26 @@ def _heap(verdict: Verdict, heap: Heap) -> dict[str, Any]:
     }
 
 
-def stuck(verdict: Verdict, heap: Heap) -> tuple[int, str]:
+def holds(verdict: Verdict) -> dict[str, list[Found]]:
+    """By table: the causes that are somebody who holds its rows."""
+    found: dict[str, list[Found]] = {}
+    for one in verdict.causes:
+        for table in one.tables if one.holder else ():
+            found.setdefault(table, []).append(one)
+    return found
+
+
+def stuck(heap: Heap, held: Sequence[Found]) -> tuple[int, str]:
     """How many rows of a heap somebody holds, and how good that number is.
 
     What is dead right after a vacuum could not be removed. A vacuum newer than the hold left at
     least what was dead then; without one it is at most all that is dead.
     """
-    holds = [f for f in verdict.causes if f.holder and heap.title in f.tables]
-    if not holds:
+    if not held:
         return 0, "exact"
     if heap.vacuumed:
         return heap.dead, "exact"
-    began = min((f.since for f in holds if f.since is not None), default=None)
+    began = min((f.since for f in held if f.since is not None), default=None)
     vacuumed = heap.last_vacuum
     newer = began is not None and vacuumed is not None and vacuumed > began
     return heap.dead, "about" if newer else "at_most"
@@ -255,8 +264,10 @@ def _rows(verdict: Verdict, first: Found) -> str:
         return "vacuum cannot do its work"
     if not first.holder:
         return f"{several(rows, 'dead row')} are not removed"
-    heaps = [heap for heap in verdict.case.heaps or () if heap.title in first.tables]
-    qualities = {quality for held, quality in (stuck(verdict, heap) for heap in heaps) if held}
+    tables = set(first.tables)
+    heaps = [heap for heap in verdict.case.heaps or () if heap.title in tables]
+    held = holds(verdict)
+    qualities = {quality for n, quality in (stuck(one, held[one.title]) for one in heaps) if n}
     prefix = next((_QUALITY[one] for one in ("at_most", "about") if one in qualities), "")
     return f"{prefix}{several(rows, 'dead row')} cannot be removed"
 
@@ -315,7 +326,8 @@ def _dead(found: Found) -> str:
 def _vacuums(verdict: Verdict, found: Found) -> int:
     """How often vacuum came, between the looks, to what a holder keeps."""
     heaps = verdict.case.heaps or () if found.holder else ()
-    return sum(heap.vacuums for heap in heaps if heap.title in found.tables)
+    tables = set(found.tables)
+    return sum(heap.vacuums for heap in heaps if heap.title in tables)
 
 
 def _needing(remedy: Remedy) -> str:

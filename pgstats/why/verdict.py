@@ -96,8 +96,9 @@ def _age(one: Found) -> int:
 
 def _others(one: Found, known: Mapping[str, Sequence[Found]]) -> list[Found]:
     """Who else is known for the same tables, the oldest first, less the same culprit."""
-    found = [other for table in one.tables for other in known[table] if other is not one]
-    return sorted((other for other in found if _culprit(other) != _culprit(one)), key=_age)[::-1]
+    found = {id(other): other for table in one.tables for other in known[table]}
+    others = (other for other in found.values() if _culprit(other) != _culprit(one))
+    return sorted(others, key=_age, reverse=True)
 
 
 def _culprit(one: Found) -> object:

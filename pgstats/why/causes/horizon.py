@@ -60,7 +60,7 @@ def _relevant(case: Case) -> list[Holder]:
 
 def found(cause: Cause, case: Case, holder: Holder, **more: Any) -> Found:
     """A holder as a cause at work."""
-    hit = [heap for heap in case.heaps or () if case.keeps(holder, heap)]
+    hit = case.kept(holder)
     began = case.began(holder)
     owner = case.owner(holder)
     usual: dict[str, Any] = {

@@ -7,11 +7,11 @@ from typing import Any
 
 from pgstats.evidence import CRITICAL, INFO, WARNING, Record, Remedy
 from pgstats.why.cause import Case, Cause, Found
-from pgstats.why.causes import roots, workers
+from pgstats.why.causes import roots
 from pgstats.why.causes.horizon import values
-from pgstats.why.causes.workers import Worker
 from pgstats.why.heaps import Heap
 from pgstats.why.words import identifier, lasting
+from pgstats.why.workers import WORKER, Worker
 
 #: Naptimes after which autovacuum must have come to a table over its threshold.
 _NAPTIMES = 10
@@ -64,7 +64,7 @@ def _neglected(case: Case) -> Iterator[Heap]:
     """Heaps over their threshold to which no vacuum has come: neither now nor since their hold."""
     for heap in case.heaps or ():
         neglected = heap.lasting and heap.over and heap["persistent"] != "t"
-        if neglected and not any(case.in_vain(h, heap) for h in case.steady):
+        if neglected and not any(case.in_vain(h, heap) for h in case.first):
             yield heap
 
 
@@ -104,7 +104,7 @@ def _global(cause: Cause, case: Case, evidence: Record, hit: list[Heap], **more:
 
 
 def _every(case: Case, heap: Heap) -> list[list[Worker]]:
-    return workers.seen(heap, tuple(case.samples))
+    return [list(crew.at(heap)) for crew in case.crews]
 
 
 def _sees_workers(case: Case) -> bool:
@@ -180,7 +180,7 @@ def _starved(cause: Cause, case: Case) -> Iterator[Found]:
     """One database that is near its wraparound gets every worker; the others get none."""
     if not _sees_workers(case):
         return
-    served = {row.get("datname") for one in case.samples for row in workers.workers(one)}
+    served = {row.get("datname") for crew in case.crews for row in crew.sessions}
     forced = [row for row in case.last.rows("databases") if _is_forced(row, case)]
     forced.sort(key=lambda row: (row["datname"] in served, row["xid_age"], row["mxid_age"]))
     for heap in _reachable(case):
@@ -205,10 +205,10 @@ _LIMITS = {
 
 def _saturated(cause: Cause, case: Case) -> Iterator[Found]:
     limit = int(case.last.setting("autovacuum_max_workers") or 0)
-    counts = [len(workers.workers(sample)) for sample in case.samples]
+    counts = [len(crew.sessions) for crew in case.crews]
     if not limit or min(counts) < limit:
         return
-    busy = list(workers.busy(case.last))
+    busy = list(case.crews[-1].busy())
     cost = max(1000, *(int(case.last.setting(name) or 0) for name in _COST_LIMITS))
     for heap in _reachable(case):
         if _alone(case, heap):
@@ -222,7 +222,7 @@ _COST_LIMITS = ("autovacuum_vacuum_cost_limit", "vacuum_cost_limit")
 
 def _wraparound_waits(cause: Cause, case: Case) -> Iterator[Found]:
     """A worker against wraparound gives way to nobody: it waits for its lock."""
-    for row in workers.workers(case.last):
+    for row in case.crews[-1].sessions:
         forced = "(to prevent wraparound)" in (row.get("query") or "")
         if forced and row.get("wait_event_type") == "Lock":
             behind = list(roots.blockers(case.last, row["pid"]))
@@ -292,7 +292,10 @@ def _throttled(cause: Cause, case: Case) -> Iterator[Found]:
 def _pace(case: Case, heap: Heap, worker: Worker) -> dict[str, Any]:
     """How far a worker is, how fast, and when it will be done with the heap at that pace."""
     found = [
-        (s.at, w.progress) for s in case.samples for w in workers.at(heap, s) if w.pid == worker.pid
+        (sample.at, one.progress)
+        for sample, crew in zip(case.samples, case.crews, strict=True)
+        for one in crew.at(heap)
+        if one.pid == worker.pid
     ]
     (began, first), (ended, last) = found[0], found[-1]
     names = ("phase", "heap_blks_total", "heap_blks_scanned", "index_vacuum_count")
@@ -362,14 +365,10 @@ def _named(rows: Sequence[Record]) -> Record:
 
 def _cancelled(cause: Cause, case: Case) -> Iterator[Found]:
     """Workers come and go without an end: somebody's lock request cancels each of them."""
+    blocked = [r for one in case.samples for r in one.rows("activity") if r.get("blockers")]
     for heap in _neglected(case):
         pids = {one.pid for found in _every(case, heap) for one in found}
-        behind = {
-            row["pid"]: row
-            for sample in case.samples
-            for row in sample.rows("activity")
-            if pids & set(row.get("blockers") or ())
-        }
+        behind = {row["pid"]: row for row in blocked if pids & set(row["blockers"])}
         if len(pids) > 1 and behind:  # else they fail by themselves
             names = ("pid", "application_name", "usename", "query")
             first, *_ = rows = list(behind.values())
@@ -436,7 +435,7 @@ def _lock_holder(case: Case, lock: Record) -> Record | None:
     vacuums = {row["pid"] for row in case.last.rows("vacuuming")}
     rows = (r for r in case.last.rows("activity") if r["pid"] == lock["pid"])
     row = next(rows, {"pid": lock["pid"]})
-    vacuum = row["pid"] in vacuums or row.get("backend_type") == workers.WORKER
+    vacuum = row["pid"] in vacuums or row.get("backend_type") == WORKER
     return None if vacuum else row
 
 
@@ -458,7 +457,7 @@ def _failing(cause: Cause, case: Case) -> Iterator[Found]:
             continue
         since = case.over_since(heap)
         long = case.last.at - since >= _NAPTIMES * naptime
-        if not long and any(case.keeps(h, heap) for h in case.steady):
+        if not long and any(case.keeps(h, heap) for h in case.first):
             continue  # it would find nothing that it may remove
         shown = {"last_autovacuum": heap["last_autovacuum"], "over_since": since}
         yield _on(
@@ -543,7 +542,7 @@ _VACUUM_ITSELF = Remedy("VACUUM {table};", "the session that made the table")
 
 def _many_passes(cause: Cause, case: Case) -> Iterator[Found]:
     for heap in case.heaps or ():
-        for worker in workers.at(heap, case.last):
+        for worker in case.crews[-1].at(heap):
             passes = worker.progress.get("index_vacuum_count") or 0
             if passes > 1:
                 memory = case.last.setting("autovacuum_work_mem")
