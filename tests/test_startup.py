@@ -38,7 +38,20 @@ def imported(*arguments: str) -> set[str]:
     [
         ["--help"],
         ["--version"],
-        *([name, "--help"] for name in ("once", "run", "check", "show", "top", "demo")),
+        *(
+            [name, "--help"]
+            for name in (
+                "once",
+                "run",
+                "check",
+                "show",
+                "top",
+                "nagios",
+                "init",
+                "completion",
+                "demo",
+            )
+        ),
     ],
     ids=" ".join,
 )

@@ -23,7 +23,7 @@ OK, FAILED, UNAVAILABLE, BUG, LOCKED, CONFIG, INTERRUPTED = 0, 1, 69, 70, 75, 78
 _YES = ("1", "true", "t", "yes", "y", "on")
 
 COMMANDS = (
-    *("once", "run", "why", "show", "top", "check", "status", "metrics"),
+    *("once", "run", "why", "show", "top", "nagios", "check", "status", "metrics"),
     *("dashboard", "mapping", "alerts"),
     *("init", "completion", "demo", "sink"),
 )
