@@ -6,11 +6,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
 
 from pgstats.ask import Burst, asker
+from pgstats.ask import pgbouncer as asking
 from pgstats.ask.pgbouncer import _refuses_tcp, group_of, sibling
 from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
@@ -297,6 +299,19 @@ def test_where_threads_are_short_one_process_is_asked_after_the_other(
     monkeypatch.setattr(threading.Thread, "start", start)
     poll = asker(grouped(processes)).poll()
     assert [peer.ok for peer in poll.peers] == [True, True, True]
+
+
+def test_a_bug_costs_the_process_that_it_happens_on(
+    processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(target: Target, *more: Any) -> Any:
+        return 1 / 0 if target.peer == "2" else really(target, *more)
+
+    really = asking.connect
+    monkeypatch.setattr(asking, "connect", connect)
+    poll = asker(grouped(processes)).poll()
+    assert [peer.up for peer in poll.peers] == [True, False, True]
+    assert "ZeroDivisionError" in str(poll.peers[1].down)
 
 
 def recorded_process(number: int, folder: Path, port: int, *peers: tuple[int, Path]) -> Answers:

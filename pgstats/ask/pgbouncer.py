@@ -96,7 +96,10 @@ class PgBouncerAsker:
         polls: dict[int, Poll] = {}
 
         def work(at: int) -> None:
-            polls[at] = self._meet(siblings[at], until).poll
+            try:
+                polls[at] = self._meet(siblings[at], until).poll
+            except Exception as error:  # a bug of ours is no reason to lose the other processes
+                polls[at] = Poll(siblings[at], down=Failure.bug("connect", error))
 
         threads = [
             threading.Thread(target=work, args=(at,), daemon=True) for at in range(len(siblings))
