@@ -38,7 +38,7 @@ ROWS = [
 ]
 FRAMES = [
     Frame(TABLES, TABLES.metrics, ROWS, "main"),
-    Frame(UP[PGBOUNCER], UP[PGBOUNCER].metrics, [(1, 11800)], "front"),
+    Frame(UP[PGBOUNCER], UP[PGBOUNCER].metrics[:1], [(1,)], "front"),
     Frame(GROWTH, GROWTH.metrics, [("appdb", 42)], "front"),
 ]
 LINE = re.compile(r"([^:]+):([^|]+)\|([gc])(?:\|#(.*))?")
