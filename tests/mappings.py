@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -33,18 +33,22 @@ def _parts(entry: Mapping[str, Any]) -> list[str]:
     return re.split(r"(\*)", entry["match"])
 
 
-def statsd_exporter(text: str, name: str) -> Named | None:
-    """The metric and its labels; the first mapping that matches counts."""
+def statsd_exporter(text: str) -> Callable[[str], Named | None]:
+    """The metric and its labels of a name; the first mapping that matches counts."""
     mappings = yaml.safe_load(text)["mappings"]
-    return first(globbed(entry, "labels", name) for entry in mappings)
+    return lambda name: first(globbed(entry, "labels", name) for entry in mappings)
 
 
-def datadog_agent(text: str, name: str) -> Named | None:
-    """The metric and its tags."""
+def datadog_agent(text: str) -> Callable[[str], Named | None]:
+    """The metric and its tags of a name."""
     (profile,) = yaml.safe_load(text)["dogstatsd_mapper_profiles"]
-    if not name.startswith(profile["prefix"]):
-        return None
-    return first(globbed(entry, "tags", name) for entry in profile["mappings"])
+
+    def mapped(name: str) -> Named | None:
+        if not name.startswith(profile["prefix"]):
+            return None
+        return first(globbed(entry, "tags", name) for entry in profile["mappings"])
+
+    return mapped
 
 
 def telegraf(text: str, name: str) -> tuple[str, str, frozenset[tuple[str, str]]] | None:

@@ -67,14 +67,14 @@ def tagged() -> list[mappings.Named]:
 
 
 def test_statsd_exporter_makes_of_plain_names_what_it_makes_of_tags() -> None:
-    text = render("mapping", "statsd-exporter", FLEET)
-    found = [mappings.statsd_exporter(text, name) for name in lines("plain")]
+    mapped = mappings.statsd_exporter(render("mapping", "statsd-exporter", FLEET))
+    found = [mapped(name) for name in lines("plain")]
     assert found == [(re.sub(r"[^\w]", "_", name), tags) for name, tags in tagged()]
 
 
 def test_the_agent_makes_of_plain_names_what_it_makes_of_tags() -> None:
-    text = render("mapping", "datadog-agent", FLEET)
-    assert [mappings.datadog_agent(text, name) for name in lines("plain")] == tagged()
+    mapped = mappings.datadog_agent(render("mapping", "datadog-agent", FLEET))
+    assert [mapped(name) for name in lines("plain")] == tagged()
 
 
 def test_telegraf_makes_the_same_of_every_dialect() -> None:
@@ -94,7 +94,7 @@ def test_own_questions_are_mapped_too(tmp_path: Path) -> None:
         'sql = "SELECT shard, depth FROM app.queue"\nlabels = ["shard"]\nmetrics = ["depth"]\n'
     )
     text = pgstats("mapping", "statsd-exporter", "--config", str(config)).stdout
-    found = mappings.statsd_exporter(text, "pgstats.postgres.main.queue.s1.depth")
+    found = mappings.statsd_exporter(text)("pgstats.postgres.main.queue.s1.depth")
     assert found == (
         "pgstats_postgres_queue_depth",
         frozenset({("target", "main"), ("shard", "s1")}),

@@ -71,8 +71,9 @@ REASONS: dict[str, tuple[str, ...]] = {
         "postgres.server.track_counts",
         "postgres.settings.*",
     ),
-    "what it is a share of, or the share, is shown": (
+    "what it is a part of, or the share, is shown": (
         "pgbouncer.databases.current_client_connections",
+        "postgres.tables.toast_n_dead_tup",
         "postgres.vacuum.worker_utilization",
         "postgres.vacuum_progress.heap_blks_*",
         "postgres.vacuum_progress.indexes_*",

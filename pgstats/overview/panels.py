@@ -49,7 +49,7 @@ def _by(group: str, *names: str, label: str = "", how: str = "sum") -> tuple[Ser
 
 
 _pools = partial(_each, "pgbouncer.pools")
-_tables = partial(_each, "postgres.tables", top=10)
+_tables = partial(_each, "postgres.tables", top=5)
 _databases = partial(_each, "postgres.database")
 _poll = partial(_each, "self.poll")
 
@@ -162,14 +162,14 @@ _VACUUM = Row(
             "Tables that need vacuum most",
             "Above 1 autovacuum is due; above 2 for half an hour it does not come, or comes in "
             "vain. `pgstats why` says which.",
-            (*_tables("vacuum_trigger_ratio"), *_databases("worst_vacuum_trigger_ratio")),
+            (*_tables("vacuum_trigger_ratio", top=10), *_databases("worst_vacuum_trigger_ratio")),
             lines=(1, 2),
         ),
         Panel(
             "Dead rows",
             "Which tables hold them, against the sum of the database.",
             (
-                *_tables("n_dead_tup", "toast_n_dead_tup"),
+                *_tables("n_dead_tup"),
                 *_databases("n_dead_tup", "n_dead_tup_toast", "n_dead_tup_catalogs"),
             ),
         ),
@@ -209,16 +209,21 @@ _VACUUM = Row(
         ),
         Panel(
             "Vacuums of tables",
-            "Which tables keep the workers busy: vacuums and analyzes a second.",
-            _tables("autovacuum_count", "vacuum_count", "autoanalyze_count", "analyze_count"),
+            "Which tables keep the workers busy: vacuums a second, and analyzes of the database.",
+            (
+                *_tables("autovacuum_count", "vacuum_count"),
+                *_by("postgres.tables", "autoanalyze_count", "analyze_count", label="database"),
+            ),
         ),
         Panel(
             "Time spent on vacuum",
             "From PostgreSQL 18 on: 1000 ms a second is one worker for one table, all the time.",
             (
-                *_tables(
-                    *("total_autovacuum_time_ms", "total_vacuum_time_ms"),
+                *_tables("total_autovacuum_time_ms", "total_vacuum_time_ms"),
+                *_by(
+                    "postgres.tables",
                     *("total_autoanalyze_time_ms", "total_analyze_time_ms"),
+                    label="database",
                 ),
                 *_databases("vacuum_time_ms"),
             ),
@@ -403,7 +408,8 @@ _CAUSES = Row(
             "Largest tables",
             "Where vacuum takes longest; measured rather than estimated with `sizes`.",
             (
-                *_tables("size_estimate_bytes", "size_bytes", "indexes_size_bytes"),
+                *_tables("size_estimate_bytes", "size_bytes"),
+                *_by("postgres.tables", "indexes_size_bytes", label="database"),
                 *_databases("size_bytes"),
             ),
         ),

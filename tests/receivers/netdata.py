@@ -6,6 +6,7 @@ import json
 import signal
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 from pgstats.scratch import Scratch, Server, free_port
@@ -19,9 +20,10 @@ class Netdata(Server):
     stop_signal = signal.SIGTERM
     death_signal = signal.SIGKILL
 
-    def __init__(self, scratch: Scratch, name: str) -> None:
+    def __init__(self, scratch: Scratch, name: str, application: str = "") -> None:
         super().__init__(scratch, f"netdata_{name}")
         self.web = free_port()
+        self.application = application  # a file of statsd.d
 
     @property
     def udp(self) -> str:
@@ -33,6 +35,8 @@ class Netdata(Server):
         paths = {f"{name}{' directory' * (name == 'stock config')}": name for name in folders}
         directories = [f"  {key} = {self._folder(name)}" for key, name in paths.items()]
         (self._folder("config") / ".opt-out-from-anonymous-statistics").touch()
+        if self.application:
+            (self._folder("config/statsd.d") / "pgstats.conf").write_text(self.application)
         off = ("cloud", "ml", "health", "registry")
         text = f"""
 [global]
@@ -90,14 +94,18 @@ class Netdata(Server):
             return False
         return f"listening on 'udp:127.0.0.1:{self.port}'" in self.log.read_text(errors="replace")
 
-    def gauges(self) -> dict[str, float]:
-        """Every gauge that has a chart, by its name."""
+    def charts(self) -> dict[str, Any]:
+        """Every chart, by its name."""
         url = f"http://127.0.0.1:{self.web}/api/v1/allmetrics?format=json"
         with urllib.request.urlopen(url, timeout=30) as answer:
-            charts = json.load(answer)
+            charts: dict[str, Any] = json.load(answer)
+        return charts
+
+    def gauges(self) -> dict[str, float]:
+        """Every gauge that has a chart, by its name."""
         return {
             name.removeprefix("statsd_").removesuffix("_gauge"): dimension["value"]
-            for name, chart in charts.items()
+            for name, chart in self.charts().items()
             if name.startswith("statsd_") and name.endswith("_gauge")
             for dimension in chart["dimensions"].values()
         }

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pgstats.errors import ConfigError
-from pgstats.model import PGBOUNCER, POSTGRES
+from pgstats.model import PGBOUNCER, POSTGRES, SELF
 from pgstats.overview import PANELS, Fleet, Panel, Series
 
 _HEAD = """\
@@ -30,7 +30,7 @@ def render(fleet: Fleet) -> str:
 
 
 def _charts(fleet: Fleet) -> Iterator[str]:
-    names = {PGBOUNCER: fleet.pgbouncer, POSTGRES: fleet.postgres, "self": fleet.targets}
+    names = {PGBOUNCER: fleet.pgbouncer, POSTGRES: fleet.postgres, SELF: fleet.targets}
     for number, panel in enumerate(PANELS):
         for family, targets in names.items():
             series = [one for one in panel.series if one.query.family == family and _fits(one)]
@@ -62,16 +62,14 @@ def _chart(fleet: Fleet, number: int, panel: Panel, series: list[Series], target
 
 
 def _dimension(fleet: Fleet, series: Series, target: str) -> str:
-    """The metrics that match: netdata calls each as it is called itself, less what is the same."""
+    """The gauges of a metric. netdata calls each by the name here and what the star stands for."""
     query = series.query
-    levels = [series.where.get(label, "*") for label in query.labels]
-    if query.family == "self":
-        parts = [fleet.prefix, "self", query.group, target]
-    else:
-        parts = [fleet.prefix, query.family, target, query.group, *levels]
-    name = ".".join(filter(None, (*parts, series.entry.name)))
-    pattern = "pattern " if "*" in name else ""
-    return f"{pattern}'{name}' '{'' if pattern else series.title}' last"
+    rows = ["*"] if series.labels else []
+    where = [target, query.group] if query.family != SELF else [query.group, target]
+    name = ".".join(filter(None, (fleet.prefix, query.family, *where, *rows, series.entry.name)))
+    if rows:
+        return f"pattern '{name}' '{series.title}.' last"
+    return f"'{name}' '{series.title}' last"
 
 
 def _name(text: str) -> str:

@@ -12,6 +12,9 @@ from pgstats.overview import Condition, Fleet, Level, Rule, Series
 #: Graphite keeps values up to a limit or from it on, never those below it: a hair less will do.
 _HAIR = 1e-6
 
+#: Seconds between two flushes of statsd, unless set.
+_FLUSH = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Graphite:
@@ -62,7 +65,13 @@ class Graphite:
         for value in series.where.values() if self.fleet.plain else ():
             if value.startswith("!"):
                 text = f'exclude({text}, "\\.{value[1:]}\\.")'
-        return f"perSecond({text})" if series.rate else text
+        return self._rate(text) if series.rate else text
+
+    def _rate(self, text: str) -> str:
+        """Growth per second: over a poll, where statsd repeats a total in between."""
+        seconds = round(self.fleet.interval)
+        text = f"perSecond({text})"
+        return f'movingAverage({text}, "{seconds}s")' if seconds > _FLUSH else text
 
     # ---- names
 

@@ -1,0 +1,362 @@
+"""The dashboards and rules on real servers: PostgreSQL and PgBouncer under load, polled by the
+daemon, shipped to statsd; drawn by graphite-web, asked by Prometheus, InfluxDB and netdata.
+
+With PGSTATS_PICTURES set to a folder, all panels are drawn into it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgstats.demo import CLIENTS, POOL_SIZE, SCHEMA
+from pgstats.overview import PANELS, ROWS, RULES, Fleet, Series
+from pgstats.render import render
+from pgstats.render.language.graphite import Graphite
+from pgstats.render.language.promql import PromQL
+from pgstats.render.mapping import telegraf
+from pgstats.scratch import Bouncer, Cluster, Scratch
+from pgstats.ship import wire
+from tests import mappings
+from tests.conftest import ROOT
+from tests.receivers.graphite import HOME, Carbon, GraphiteStatsd, GraphiteWeb
+from tests.receivers.influxdb import InfluxDB
+from tests.receivers.netdata import Netdata
+from tests.receivers.prometheus import Exporter, Prometheus, exposition
+from tests.versions import scratch_of
+
+pytestmark = pytest.mark.full
+
+FLEET = Fleet("pgstats", "plain", ("front",), ("main",), 1.0)
+
+#: Makes everything move that a panel shows, beside the load of the demonstration.
+PREPARED = """
+CREATE TABLE big AS SELECT n, repeat('x', 200) AS filler FROM generate_series(1, 60000) AS n;
+ALTER TABLE big SET (autovacuum_enabled = off);
+DELETE FROM big WHERE n % 3 = 0;
+CREATE TABLE locked (n int);
+SELECT pg_create_physical_replication_slot('standby', true);
+SELECT pg_create_physical_replication_slot('forgotten', true);
+"""
+SESSIONS = {
+    "vacuum": "SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1; VACUUM big;",
+    "prepare": "BEGIN; INSERT INTO locked VALUES (1); PREPARE TRANSACTION 'forgotten';",
+    "lock": "BEGIN; LOCK TABLE locked IN SHARE MODE; SELECT pg_sleep(900);",
+    "wait": "LOCK TABLE locked IN ACCESS EXCLUSIVE MODE;",
+    "idle": "BEGIN; SELECT txid_current();\n\\! sleep 900\n",
+    "insert": "INSERT INTO big SELECT 1, 'x' FROM generate_series(1, 50) \\watch 0.5",
+}
+
+
+@dataclass
+class Site:
+    """Servers under load, and the receivers that pgstats fills."""
+
+    scratch: Scratch
+    statsd: GraphiteStatsd
+    web: GraphiteWeb
+    version: int
+
+    def gauges(self) -> dict[str, float]:
+        return self.statsd.gauges()
+
+
+def schemas() -> str:
+    """Ours, with steps of a second, for an hour."""
+    text = render("mapping", "graphite-schemas", FLEET)
+    return re.sub(r"retentions = .*", "retentions = 1s:1h", text)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with scratch_of("18") as scratch:
+        settings = {
+            "max_prepared_transactions": 5,
+            "autovacuum_naptime": "2s",
+            "track_io_timing": "on",
+            "track_cost_delay_timing": "on",
+            "max_slot_wal_keep_size": "1GB",
+        }
+        cluster = Cluster(scratch, settings).start()
+        cluster.psql("CREATE DATABASE shop")
+        cluster.psql(SCHEMA, "shop")
+        cluster.psql(PREPARED, "shop")
+        bouncer = Bouncer(
+            scratch,
+            {"shop": cluster.address},
+            users=dict.fromkeys(("web", "worker", "report", "pgstats"), ""),
+            stats_users=["pgstats"],
+            settings={"default_pool_size": POOL_SIZE},
+        ).start()
+        carbon = Carbon(
+            scratch, schemas(), render("mapping", "graphite-aggregation", FLEET)
+        ).start()
+        program = ROOT / ".cache" / "node_modules" / "statsd" / "stats.js"
+        statsd = GraphiteStatsd(scratch, program, carbon.port)
+        web = GraphiteWeb(scratch, carbon).start()
+        load(scratch, cluster, bouncer)
+        folder = tmp_path_factory.mktemp("site")
+        poller = run(folder, statsd, cluster, bouncer)
+        try:
+            found = Site(scratch, statsd, web, int(cluster.psql("SHOW server_version_num")))
+            eventually(lambda: polls(found) >= 30, found)
+            yield found
+        finally:
+            poller.kill()
+            poller.wait()
+
+
+def load(scratch: Scratch, cluster: Cluster, bouncer: Bouncer) -> None:
+    binaries = scratch.binaries.postgres
+    quiet = Path(os.devnull)
+    for name, script in SESSIONS.items():
+        path = scratch.write(f"{name}.sql", script)
+        dsn = cluster.dsn("shop")
+        scratch.launch([binaries / "psql", "-Xq", "-d", dsn, "-f", path], output=quiet)
+    for client in CLIENTS:
+        path = scratch.write(f"{client.user}.sql", client.script)
+        for _ in range(client.sessions):
+            dsn = bouncer.dsn("shop", client.user)
+            scratch.launch([binaries / "psql", "-Xq", "-d", dsn, "-f", path], output=quiet)
+    folder = scratch.folder("received")
+    receive: list[str | Path] = [binaries / "pg_receivewal", "-D", folder, "--slot=standby", "-d"]
+    scratch.launch([*receive, cluster.dsn("postgres")], output=scratch.path / "receive.log")
+
+
+def run(
+    folder: Path, statsd: GraphiteStatsd, cluster: Cluster, bouncer: Bouncer
+) -> subprocess.Popen[bytes]:
+    config = folder / "pgstats.toml"
+    config.write_text(
+        f'interval = "1s"\nstate = "{folder}/state"\n[statsd]\nurl = "{statsd.udp}"\n'
+        f'[[pgbouncer]]\nname = "front"\ndsn = "{bouncer.address} user=pgstats"\n'
+        f'[[postgres]]\nname = "main"\ndsn = "{cluster.address} user=pgstats dbname=shop"\n'
+        'sizes = "5s"\n'
+    )
+    command = [sys.executable, "-m", "pgstats", "run", "--config", str(config)]
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def polls(site: Site) -> float:
+    """How often the time of the last success has been another one."""
+    name = "stats.gauges.pgstats.self.poll.main.last_success_timestamp_seconds"
+    return len(set(site.web.numbers(name).get(name, [])))
+
+
+def eventually(fact: Callable[[], object], site: Site, seconds: float = 180) -> None:
+    until = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < until, site.gauges()
+        time.sleep(0.5)
+
+
+# ---- Graphite
+
+
+def filled(target: str) -> str:
+    """What Grafana makes of an expression at first, when everything is chosen."""
+    return target.replace("$target", "*").replace("$database", "*")
+
+
+def grafana(kind: str) -> list[dict[str, Any]]:
+    panels = json.loads(render("dashboard", kind, FLEET))["panels"]
+    return [panel for panel in panels if panel["type"] != "row"]
+
+
+#: What PgBouncer 1.18 and pg_receivewal do not tell, and what is only sent where it is not 0.
+NOT_HERE = {"code", "replay_lag_bytes", "unavailable_queries", "cut_queries"}
+
+
+def test_every_panel_of_grafana_over_graphite_has_data(site: Site) -> None:
+    for panel in grafana("grafana-graphite"):
+        found = {
+            target["target"]: site.web.numbers(filled(target["target"]))
+            for target in panel["targets"]
+        }
+        assert any(found.values()), panel["title"]
+        empty = [query for query, curves in found.items() if not curves]
+        assert {q for q in empty if not any(f".{name}" in q for name in NOT_HERE)} == set()
+
+
+def test_the_age_of_a_success_is_seconds(site: Site) -> None:
+    (panel,) = [p for p in grafana("grafana-graphite") if p["title"].startswith("Age of the last")]
+    for target in panel["targets"]:
+        for values in site.web.numbers(target["target"], "-30s").values():
+            assert -5 < values[-1] < 60
+
+
+def test_a_rate_of_rare_polls_is_their_mean(site: Site) -> None:
+    language = Graphite(replace(FLEET, interval=30.0))
+    (query,) = language.curves(Series("postgres.database.xact_commit", by=()))
+    (values,) = site.web.numbers(query, "-10s").values()
+    assert min(values) > 0
+    assert max(values) < 2 * min(values)
+
+
+def test_graphite_web_keeps_its_dashboard_and_every_graph_has_data(site: Site) -> None:
+    state = json.loads(render("dashboard", "graphite", FLEET))
+    site.web.save("pgstats", state)
+    assert site.web.load("pgstats") == state
+    titles = []
+    for targets, parameters, _ in state["graphs"]:
+        titles.append(parameters["title"])
+        assert any(site.web.numbers(t) for t in targets if "constantLine" not in t), titles[-1]
+    assert titles == [panel.title for panel in PANELS]
+
+
+def test_every_graph_is_drawn(site: Site, tmp_path: Path) -> None:
+    """The picture of each panel, and one sheet for each row of the dashboard."""
+    state = json.loads(render("dashboard", "graphite", FLEET))
+    pictures: dict[str, Path] = {}
+    for targets, parameters, _ in state["graphs"]:
+        known = [
+            target for target in targets if "constantLine" in target or site.web.numbers(target)
+        ]
+        size = {"width": "420", "height": "260", "from": "-1min"}
+        more = {"title": parameters["title"], "yMin": "0", "lineMode": "connected"}
+        drawn = site.web.render(known, **size, **more, fontSize="8")
+        assert drawn.startswith(b"\x89PNG"), parameters["title"]
+        path = tmp_path / f"{len(pictures)}.png"
+        path.write_bytes(drawn)
+        pictures[parameters["title"]] = path
+    where = Path(os.environ.get("PGSTATS_PICTURES") or tmp_path)
+    for number, row in enumerate(ROWS, 1):
+        sheet = where / f"dashboard-{number}.png"
+        joined([pictures[panel.title] for panel in row.panels], sheet)
+        assert sheet.stat().st_size > 10_000
+
+
+def joined(pictures: list[Path], sheet: Path) -> None:
+    """Pictures of one size on one sheet, three beside each other, by the cairo of graphite-web."""
+    program = """
+import sys
+from cairocffi import Context, ImageSurface
+*names, out = sys.argv[1:]
+drawn = [ImageSurface.create_from_png(name) for name in names]
+width, height = drawn[0].get_width(), drawn[0].get_height()
+sheet = ImageSurface(0, 3 * width, -(-len(drawn) // 3) * height)
+context = Context(sheet)
+for number, one in enumerate(drawn):
+    context.set_source_surface(one, number % 3 * width, number // 3 * height)
+    context.paint()
+sheet.write_to_png(out)
+"""
+    command: list[str | Path] = [HOME / "bin" / "python", "-c", program, *pictures, sheet]
+    subprocess.run(command, check=True)
+
+
+# ---- Prometheus
+
+
+def named(site: Site) -> dict[str, float]:
+    """The gauges of pgstats that statsd holds."""
+    return {name: v for name, v in site.gauges().items() if name.startswith("pgstats.")}
+
+
+@pytest.fixture(scope="module")
+def prometheus(site: Site) -> Iterator[Prometheus]:
+    """It scrapes what statsd_exporter would make of the same poll, by our mapping."""
+    text = render("mapping", "statsd-exporter", FLEET)
+    mapping = functools.cache(mappings.statsd_exporter(text))
+    exporter = Exporter(lambda: exposition(named(site), mapping))
+    rules = render("alerts", "prometheus", FLEET)
+    with Prometheus(site.scratch, exporter.port, rules) as server:
+        name = "count_over_time(pgstats_self_poll_ok{target='main'}[1m]) > 10"
+        eventually(lambda: server.query(name), site)
+        yield server
+    exporter.close()
+
+
+def test_every_panel_of_grafana_over_prometheus_has_data(prometheus: Prometheus) -> None:
+    for panel in grafana("grafana-prometheus"):
+        found = {
+            target["expr"]: prometheus.query(re.sub(r"\$(target|database)", ".*", target["expr"]))
+            for target in panel["targets"]
+        }
+        assert any(found.values()), panel["title"]
+        empty = [query for query, curves in found.items() if not curves]
+        assert {q for q in empty if not any(f"_{name}" in q for name in NOT_HERE)} == set()
+
+
+def test_graphite_and_prometheus_agree_on_what_is_wrong(site: Site, prometheus: Prometheus) -> None:
+    """Each rule, at each level, apart from how long it must last."""
+    language = Graphite(FLEET)
+    here, there = set(), set()
+    for rule in RULES:
+        for severity, level in rule.levels().items():
+            name = f"{rule.id} {severity}"
+            values = site.web.numbers(language.firing(rule, level), "-20s").values()
+            here |= {name} if any(curve[-1] < 0 for curve in values) else set()
+            there |= {name} if prometheus.query(PromQL(FLEET).firing(rule, level)) else set()
+    assert here == there
+    # What the load does, and nothing else: a forgotten slot, pools and connections that are full.
+    assert "slot-inactive warning" in here
+    assert (
+        not {"postgres-down critical", "pgbouncer-down critical", "autovacuum-off critical"} & here
+    )
+
+
+def test_nothing_is_woken_by_a_site_that_just_began(prometheus: Prometheus) -> None:
+    assert prometheus.query('ALERTS{alertstate="firing"}') == []
+
+
+# ---- InfluxDB
+
+
+def test_every_panel_of_grafana_over_influxdb_has_data(site: Site) -> None:
+    templates = telegraf.templates(FLEET)
+    with InfluxDB(site.scratch, templates) as influx:
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            influx.take(named(site))
+            time.sleep(0.5)
+        (measured,) = influx.query("SHOW MEASUREMENTS")
+        assert ["pgstats_pgbouncer_pools"] in measured["values"]
+        for panel in grafana("grafana-influx"):
+            found = {
+                target["query"]: influx.query(asked(target["query"])) for target in panel["targets"]
+            }
+            assert any(found.values()), panel["title"]
+            empty = [query for query, curves in found.items() if not curves]
+            assert {q for q in empty if not any(f'"{name}"' in q for name in NOT_HERE)} == set()
+
+
+def asked(query: str) -> str:
+    """What Grafana makes of a query at first."""
+    query = query.replace("$timeFilter", "time > now() - 1m").replace("$__interval", "1s")
+    return re.sub(r"/\^\$\w+\$/", "/^.*$/", query)
+
+
+# ---- netdata
+
+
+def test_netdata_draws_the_charts(site: Site) -> None:
+    text = render("dashboard", "netdata", FLEET)
+    with Netdata(site.scratch, "charts", text) as netdata, closing(wire(netdata.udp)) as ours:
+        until = time.monotonic() + 60
+        wanted = set(re.findall(r"^\[(\w+)\]$", text, re.MULTILINE)) - {"app"}
+        drawn: dict[str, list[str]] = {}
+        while time.monotonic() < until and not wanted <= set(drawn):
+            lines = "".join(f"{name}:{value:f}|g\n" for name, value in named(site).items())
+            assert ours.ship(lines, 30)
+            time.sleep(1)
+            drawn = {
+                name.removeprefix("pgstats."): [one["name"] for one in chart["dimensions"].values()]
+                for name, chart in netdata.charts().items()
+                if name.startswith("pgstats.")
+            }
+        assert wanted - set(drawn) == set()
+        assert "cl_waiting.shop.web" in drawn["waiting_clients_pgbouncer_front"]
