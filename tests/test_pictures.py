@@ -14,11 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from pgstats.demo import CLIENTS, POOL_SIZE, SCHEMA
@@ -47,6 +48,8 @@ CREATE TABLE big AS SELECT n, repeat('x', 200) AS filler FROM generate_series(1,
 ALTER TABLE big SET (autovacuum_enabled = off);
 DELETE FROM big WHERE n % 3 = 0;
 CREATE TABLE locked (n int);
+CREATE ROLE unseen;
+ALTER ROLE unseen SET track_counts = off;
 SELECT pg_create_physical_replication_slot('standby', true);
 SELECT pg_create_physical_replication_slot('forgotten', true);
 """
@@ -55,7 +58,6 @@ SESSIONS = {
     "prepare": "BEGIN; INSERT INTO locked VALUES (1); PREPARE TRANSACTION 'forgotten';",
     "lock": "BEGIN; LOCK TABLE locked IN SHARE MODE; SELECT pg_sleep(900);",
     "wait": "LOCK TABLE locked IN ACCESS EXCLUSIVE MODE;",
-    "idle": "BEGIN; SELECT txid_current();\n\\! sleep 900\n",
     "insert": "INSERT INTO big SELECT 1, 'x' FROM generate_series(1, 50) \\watch 0.5",
 }
 
@@ -65,9 +67,10 @@ class Site:
     """Servers under load, and the receivers that pgstats fills."""
 
     scratch: Scratch
+    cluster: Cluster
+    bouncer: Bouncer
     statsd: GraphiteStatsd
     web: GraphiteWeb
-    version: int
 
     def gauges(self) -> dict[str, float]:
         return self.statsd.gauges()
@@ -100,22 +103,26 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             stats_users=["pgstats"],
             settings={"default_pool_size": POOL_SIZE},
         ).start()
-        carbon = Carbon(
-            scratch, schemas(), render("mapping", "graphite-aggregation", FLEET)
-        ).start()
-        program = ROOT / ".cache" / "node_modules" / "statsd" / "stats.js"
-        statsd = GraphiteStatsd(scratch, program, carbon.port)
-        web = GraphiteWeb(scratch, carbon).start()
+        site = Site(scratch, cluster, bouncer, *graphite(scratch))
         load(scratch, cluster, bouncer)
-        folder = tmp_path_factory.mktemp("site")
-        poller = run(folder, statsd, cluster, bouncer)
-        try:
-            found = Site(scratch, statsd, web, int(cluster.psql("SHOW server_version_num")))
-            eventually(lambda: polls(found) >= 30, found)
-            yield found
-        finally:
-            poller.kill()
-            poller.wait()
+        idle = psycopg2.connect(cluster.dsn("shop"))
+        idle.cursor().execute("SELECT txid_current()")  # and nothing more
+        with closing(idle), daemon(site, tmp_path_factory.mktemp("site")):
+            eventually(lambda: polls(site, FLEET) >= 30, site)
+            yield site
+
+
+def graphite(scratch: Scratch, *, tags: bool = False) -> tuple[GraphiteStatsd, GraphiteWeb]:
+    """statsd, and the graphite-web that shows what it was sent."""
+    carbon = Carbon(scratch, schemas(), render("mapping", "graphite-aggregation", FLEET))
+    web = GraphiteWeb(scratch, carbon)
+    carbon.tags_at = web.port if tags else 0
+    statsd = GraphiteStatsd(
+        scratch,
+        ROOT / ".cache" / "node_modules" / "statsd" / "stats.js",
+        carbon.start().port,
+    )
+    return statsd, web.start()
 
 
 def load(scratch: Scratch, cluster: Cluster, bouncer: Bouncer) -> None:
@@ -135,25 +142,33 @@ def load(scratch: Scratch, cluster: Cluster, bouncer: Bouncer) -> None:
     scratch.launch([*receive, cluster.dsn("postgres")], output=scratch.path / "receive.log")
 
 
-def run(
-    folder: Path, statsd: GraphiteStatsd, cluster: Cluster, bouncer: Bouncer
-) -> subprocess.Popen[bytes]:
+@contextmanager
+def daemon(site: Site, folder: Path, dialect: str = "plain") -> Iterator[None]:
+    """`pgstats run` on the site, each second."""
     config = folder / "pgstats.toml"
     config.write_text(
-        f'interval = "1s"\nstate = "{folder}/state"\n[statsd]\nurl = "{statsd.udp}"\n'
-        f'[[pgbouncer]]\nname = "front"\ndsn = "{bouncer.address} user=pgstats"\n'
-        f'[[postgres]]\nname = "main"\ndsn = "{cluster.address} user=pgstats dbname=shop"\n'
+        f'interval = "1s"\nstate = "{folder}/state"\n'
+        f'[statsd]\nurl = "{site.statsd.udp}"\ndialect = "{dialect}"\n'
+        f'[[pgbouncer]]\nname = "front"\ndsn = "{site.bouncer.address} user=pgstats"\n'
+        f'[[postgres]]\nname = "main"\ndsn = "{site.cluster.address} user=pgstats dbname=shop"\n'
         'sizes = "5s"\n'
     )
     command = [sys.executable, "-m", "pgstats", "run", "--config", str(config)]
     with (folder / "log").open("wb") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
-def polls(site: Site) -> float:
+def polls(site: Site, fleet: Fleet) -> int:
     """How often the time of the last success has been another one."""
-    name = "stats.gauges.pgstats.self.poll.main.last_success_timestamp_seconds"
-    return len(set(site.web.numbers(name).get(name, [])))
+    series = Series("self.poll.last_success_timestamp_seconds", raw=True)
+    (query,) = Graphite(fleet).curves(series)
+    times = site.web.numbers(query).values()
+    return min((len(set(values)) for values in times), default=0)
 
 
 def eventually(fact: Callable[[], object], site: Site, seconds: float = 180) -> None:
@@ -256,6 +271,25 @@ sheet.write_to_png(out)
 """
     command: list[str | Path] = [HOME / "bin" / "python", "-c", program, *pictures, sheet]
     subprocess.run(command, check=True)
+
+
+def test_with_tags_every_panel_has_data_too(site: Site, tmp_path: Path) -> None:
+    """The dialect graphite, through a statsd and a carbon that know tags."""
+    fleet = replace(FLEET, dialect="graphite")
+    statsd, web = graphite(site.scratch, tags=True)
+    tagged = replace(site, statsd=statsd, web=web)
+    with daemon(tagged, tmp_path, "graphite"):
+        eventually(lambda: polls(tagged, fleet) >= 15, tagged)
+        for panel in json.loads(render("dashboard", "grafana-graphite", fleet))["panels"]:
+            targets = [target["target"] for target in panel.get("targets", ())]
+            found = [
+                tagged.web.numbers(re.sub(r"\$\{\w+:regex\}", ".*", target)) for target in targets
+            ]
+            assert any(found) or not targets, panel["title"]
+        language = Graphite(fleet)
+        for rule in RULES:
+            for level in rule.levels().values():
+                tagged.web.numbers(language.firing(rule, level))
 
 
 # ---- Prometheus

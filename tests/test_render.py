@@ -143,6 +143,15 @@ def test_without_a_kind_the_kinds_are_told(thing: str) -> None:
         assert [line.split()[0] for line in done.stdout.splitlines()] == list(KINDS[thing])
 
 
+def test_the_shell_completes_a_kind() -> None:
+    env = {
+        "_PGSTATS_COMPLETE": "bash_complete",
+        "COMP_WORDS": "pgstats mapping te",
+        "COMP_CWORD": "2",
+    }
+    assert pgstats(env=env).stdout == "plain,telegraf\n"
+
+
 def test_an_unknown_kind_is_a_usage_error() -> None:
     done = pgstats("dashboard", "abacus", "--postgres", "host=/x")
     assert done.returncode == 2

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 def rendering(thing: str, short_help: str, help: str) -> click.Command:  # noqa: A002
     """The command that prints one of the things that `pgstats.render` makes."""
 
+    def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+        from pgstats.render import KINDS  # noqa: PLC0415
+
+        return [kind for kind in KINDS[thing] if kind.startswith(incomplete)]
+
     @click.command(thing, short_help=short_help, help=help)
-    @click.argument("kind", required=False, default="")
+    @click.argument("kind", required=False, default="", shell_complete=complete)
     @with_targets
     @option("--list", "listed", is_flag=True, help="Tell the kinds.")
     @option(

@@ -42,6 +42,11 @@ def _each(group: str, *names: str, top: int = 0, how: str = "max") -> tuple[Seri
     return tuple(Series(f"{group}.{name}", top=top, how=how) for name in names)
 
 
+def _lit(group: str) -> tuple[Series, ...]:
+    """The rows of a group that counts by kind, but for kinds that there are none of."""
+    return (Series(f"{group}.count", lit=True),)
+
+
 def _by(group: str, *names: str, label: str = "", how: str = "sum") -> tuple[Series, ...]:
     """The rows of those metrics combined, but for one label."""
     by = (label,) if label else ()
@@ -84,13 +89,16 @@ _HEALTH = Row(
             number=True,
         ),
         Panel(
-            "Roles, rights and versions",
+            "Roles and rights",
             "in_recovery 1: a standby, which knows no dead rows. rights_ok 0: the role may not see "
             "other sessions, and what follows from them is missing.",
-            (
-                *_each("postgres.server", "in_recovery", "rights_ok", "version"),
-                *_each("pgbouncer", "version"),
-            ),
+            _each("postgres.server", "in_recovery", "rights_ok"),
+            number=True,
+        ),
+        Panel(
+            "Versions",
+            "150018 is PostgreSQL 15.18, 11800 PgBouncer 1.18.0.",
+            (*_each("postgres.server", "version"), *_each("pgbouncer", "version")),
             number=True,
         ),
         Panel(
@@ -181,14 +189,13 @@ _VACUUM = Row(
                 *_each("postgres.horizon", "age_xids"),
                 *_each("postgres.slots", "xmin_age_xids", "catalog_xmin_age_xids"),
                 *_each("postgres.prepared", "oldest_age_xids"),
-                *_each("postgres.settings", "autovacuum_freeze_max_age_xids"),
             ),
         ),
         Panel(
             "Causes found",
             "What `pgstats why` would say: the cause, how bad, how often; and tables whose vacuum "
             "removed nothing.",
-            (*_each("postgres.why", "count"), *_databases("tables_vacuumed_in_vain")),
+            (*_lit("postgres.why"), *_databases("tables_vacuumed_in_vain")),
         ),
         Panel(
             "Workers and backlog",
@@ -243,7 +250,7 @@ _VACUUM = Row(
             "Phases and passes",
             "More than one pass over the indexes: maintenance_work_mem is too small.",
             (
-                *_each("postgres.vacuum_phases", "count"),
+                *_lit("postgres.vacuum_phases"),
                 *_each("postgres.vacuum_progress", "vacuums", "max_index_vacuum_count"),
             ),
         ),
@@ -358,12 +365,12 @@ _CAUSES = Row(
         Panel(
             "Sessions by state",
             "idle in transaction holds locks and the horizon, and does nothing.",
-            _each("postgres.sessions", "count"),
+            _lit("postgres.sessions"),
         ),
         Panel(
             "What sessions wait for",
             "Lock: see above. IO and LWLock: the machine. Client: the application.",
-            _each("postgres.waits", "count"),
+            _lit("postgres.waits"),
         ),
         Panel(
             "Transactions and trouble",

@@ -22,8 +22,9 @@ class Series:
 
     Without ``by`` every row is one; else those that share these labels are combined as ``how``
     says (sum, max, min). ``where`` chooses rows by a label's value, "!x" all but those with x.
-    ``per`` are metrics whose sum the value is divided by. Of many curves the ``top`` are shown.
-    A total is its growth per second, unless ``raw``; the time of something is its age.
+    ``per`` are metrics whose sum the value is divided by. Of many curves the ``top`` are shown,
+    of ``lit`` ones those above 0. A total is its growth per second, unless ``raw``; the time of
+    something is its age.
     """
 
     metric: str
@@ -33,6 +34,7 @@ class Series:
     per: tuple[str, ...] = ()
     top: int = 0
     raw: bool = False
+    lit: bool = False
 
     @property
     def query(self) -> Query:

@@ -6,8 +6,10 @@ Each kind is one module with a function `render`; it is imported when it is aske
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
-from pgstats.overview import Fleet
+if TYPE_CHECKING:
+    from pgstats.overview import Fleet
 
 #: Every kind of each thing that can be printed, and what it is for.
 KINDS = {

@@ -28,6 +28,7 @@ class Carbon(Server):
     def __init__(self, scratch: Scratch, schemas: str, aggregation: str) -> None:
         super().__init__(scratch, "carbon")
         self.query, self.pickle = free_port(), free_port()
+        self.tags_at = 0  # the port of the graphite-web that keeps the tags
         self.schemas, self.aggregation = schemas, aggregation
 
     def configure(self) -> None:
@@ -41,7 +42,8 @@ class Carbon(Server):
             "MAX_CREATES_PER_MINUTE": "inf",
             "MAX_UPDATES_PER_SECOND": "inf",
             "WHISPER_AUTOFLUSH": True,
-            "ENABLE_TAGS": False,
+            "ENABLE_TAGS": bool(self.tags_at),
+            "GRAPHITE_URL": f"http://127.0.0.1:{self.tags_at}",
             "LINE_RECEIVER_INTERFACE": "127.0.0.1",
             "LINE_RECEIVER_PORT": self.port,
             "PICKLE_RECEIVER_INTERFACE": "127.0.0.1",

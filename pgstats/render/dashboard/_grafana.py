@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pgstats.overview import ROWS, Fleet, Panel, Series
+from pgstats.overview import ROWS, Fleet, Panel, Row, Series
 
 _COLUMNS = 24
 
@@ -39,35 +39,11 @@ def dashboard(
 ) -> str:
     """The dashboard as JSON. ``source`` is the type of the data source, ``query`` makes targets."""
     uid = {"type": source, "uid": "${datasource}"}
-    panels: list[dict[str, Any]] = []
-    top = 0
-    for row in ROWS:
-        head = {"type": "row", "title": row.title, "collapsed": False, "panels": []}
-        panels.append({**head, "gridPos": _place(top, 0, _COLUMNS, 1)})
-        top += 1
-        left, height = 0, 0
-        for panel in row.panels:
-            width, tall = (6, 5) if panel.number else (8, 9)
-            if left + width > _COLUMNS or (height and tall != height):
-                left, top = 0, top + height
-            height = tall
-            age = panel.series[0].age
-            targets = [one for series in panel.series for one in query(series)]
-            panels.append(
-                {
-                    **_drawn(panel, age_unit if age else _UNITS[panel.unit], age_unit),
-                    "title": panel.title,
-                    "description": panel.decides,
-                    "datasource": uid,
-                    "targets": [
-                        {"refId": _reference(n), "datasource": uid, **target}
-                        for n, target in enumerate(targets)
-                    ],
-                    "gridPos": _place(top, left, width, tall),
-                }
-            )
-            left += width
-        top += height
+    chosen = {"type": "datasource", "name": "datasource", "query": source}
+    panels = [
+        {"id": n, **_shown(one, uid, query, age_unit), "gridPos": place}
+        for n, (one, place) in enumerate(_laid_out(), 1)
+    ]
     document = {
         "title": f"{fleet.prefix}: PgBouncer and PostgreSQL",
         "tags": ["pgstats"],
@@ -77,15 +53,42 @@ def dashboard(
         "time": {"from": "now-3h", "to": "now"},
         "timezone": "",
         "graphTooltip": 1,
-        "templating": {
-            "list": [
-                {"type": "datasource", "name": "datasource", "query": source},
-                *({**one, "datasource": uid} for one in variables),
-            ]
-        },
-        "panels": [{"id": n, **panel} for n, panel in enumerate(panels, 1)],
+        "templating": {"list": [chosen, *({**one, "datasource": uid} for one in variables)]},
+        "panels": panels,
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _laid_out() -> Iterator[tuple[Row | Panel, dict[str, int]]]:
+    """Rows and their panels, each with its place: beside each other while they fit."""
+    top = 0
+    for row in ROWS:
+        yield row, _place(top, 0, _COLUMNS, 1)
+        top, left, height = top + 1, 0, 0
+        for panel in row.panels:
+            width, tall = (4, 5) if panel.number else (8, 9)
+            if left + width > _COLUMNS or (left and tall != height):
+                top, left = top + height, 0
+            yield panel, _place(top, left, width, tall)
+            left, height = left + width, tall
+        top += height
+
+
+def _shown(one: Row | Panel, uid: object, query: Query, age_unit: str) -> dict[str, Any]:
+    """A row's heading, or a panel with its queries."""
+    if isinstance(one, Row):
+        return {"type": "row", "title": one.title, "collapsed": False, "panels": []}
+    targets = [target for series in one.series for target in query(series)]
+    return {
+        **_drawn(one, age_unit),
+        "title": one.title,
+        "description": one.decides,
+        "datasource": uid,
+        "targets": [
+            {"refId": _reference(n), "datasource": uid, **target}
+            for n, target in enumerate(targets)
+        ],
+    }
 
 
 def variable(name: str, query: Any, every: str, regex: str = "") -> dict[str, Any]:
@@ -120,8 +123,10 @@ def _reference(number: int) -> str:
     return f"{chr(ord('A') + letter)}{again or ''}"
 
 
-def _drawn(panel: Panel, unit: str, age_unit: str) -> dict[str, Any]:
-    lines = () if unit == age_unit != "s" else panel.lines
+def _drawn(panel: Panel, age_unit: str) -> dict[str, Any]:
+    """How it looks. An age that Grafana makes of a time has no line: there it is no number."""
+    unit = age_unit if panel.series[0].age else _UNITS[panel.unit]
+    lines = () if unit not in _UNITS.values() else panel.lines
     field = {"unit": unit, "thresholds": {"mode": "absolute", "steps": _steps(panel, lines)}}
     if panel.number:
         how = {"calcs": ["lastNotNull"], "fields": "", "values": False}

@@ -46,7 +46,8 @@ def _targets(fleet: Fleet) -> str:
 def _graph(panel: Panel, language: Graphite) -> list[object]:
     """What the page keeps of a graph: its targets, its parameters, its address."""
     targets = [text for series in panel.series for text in language.curves(series)]
-    targets += [f"constantLine({line:.12g})" for line in panel.lines]
+    if not panel.number:  # the line of a number only says which color it has
+        targets += [f"constantLine({line:.12g})" for line in panel.lines]
     more = {"title": panel.title, "from": "-3hours", "until": "now"}
     more |= {"lineMode": "connected", "yMin": "0"}
     address = urlencode([("target", text) for text in targets] + list(more.items()))

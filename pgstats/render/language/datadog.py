@@ -28,6 +28,7 @@ class Datadog:
             text = f"clamp_min(per_second({text}), 0)"
         elif series.age:
             text = f"per_second({text})"
+        text = f"cutoff_min({text}, {_HAIR})" if series.lit else text
         return f"top({text}, {series.top}, 'max', 'desc')" if series.top else text
 
     def _combined(self, series: Series, keys: tuple[str, ...] | None = None) -> str:

@@ -37,6 +37,8 @@ class Graphite:
         if series.age:
             return [f'alias({self._age(series, name)}, "{name}")' for name in self.fleet.targets]
         text = self._rows(series) if series.by is None else self._combined(series)
+        if series.lit:
+            text = f"maximumAbove({text}, 0)"
         if series.top:
             text = f"highestAverage({text}, {series.top})"
         if not series.keys:

@@ -46,6 +46,7 @@ class InfluxQL:
             f"\"{label}\" {'!=' if value[0] == '!' else '='} '{value.lstrip('!')}'"
             for label, value in series.where.items()
         ]
+        conditions += [f'"{series.entry.name}" > 0'] if series.lit else []
         return " AND ".join(conditions)
 
 

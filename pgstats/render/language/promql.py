@@ -21,7 +21,7 @@ class PromQL:
 
     def curve(self, series: Series) -> str:
         """What a panel draws."""
-        text = self.value(series)
+        text = f"{self.value(series)} > 0" if series.lit else self.value(series)
         return f"topk({series.top}, {text})" if series.top else text
 
     def value(self, series: Series) -> str:
