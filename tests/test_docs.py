@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import click
+import pytest
+
+from pgstats.cli.main import cli
 from pgstats.cli.metrics import entries
 from pgstats.overview import RULES
 from pgstats.render.alerts import runbook
 from pgstats.why.causes import CAUSES
+from tests import commands
 
 DOCS = Path(__file__).parent.parent / "docs"
+COMMANDS, MANUAL = DOCS / "commands.md", DOCS / "pgstats.1"
 METRICS, WHY, RUNBOOK = DOCS / "metrics.md", DOCS / "why.md", DOCS / "runbook"
 
 HEAD = """# Metrics
@@ -103,7 +111,44 @@ def test_the_runbook_is_up_to_date() -> None:
     assert found == pages(), "run: python -m tests.test_docs"
 
 
+def test_the_page_of_commands_is_up_to_date() -> None:
+    assert COMMANDS.read_text() == commands.page(), "run: python -m tests.test_docs"
+
+
+def test_the_man_page_is_up_to_date() -> None:
+    assert MANUAL.read_text() == commands.manual(), "run: python -m tests.test_docs"
+
+
+def test_every_option_is_on_both() -> None:
+    """Seen with the help that click makes of the same tree."""
+    parent = click.Context(cli, info_name="pgstats")
+    for name in cli.list_commands(parent):
+        command = cli.get_command(parent, name)
+        assert command
+        shown = command.get_help(click.Context(command, info_name=name, parent=parent))
+        for option in re.findall(r"^  (?:-\w, )?(--[\w-]+)", shown, re.MULTILINE):
+            if option != "--help":
+                section = COMMANDS.read_text().split(f"## pgstats {name}\n")[1].split("\n## ")[0]
+                assert option in section
+                entry = MANUAL.read_text().split(f".SS pgstats {name} ")[1].split(".SS ")[0]
+                assert option.replace("-", "\\-") in entry
+
+
+@pytest.mark.full
+def test_readers_of_man_pages_take_it() -> None:
+    done = subprocess.run(
+        ["mandoc", "-T", "lint", "-W", "warning", MANUAL], capture_output=True, text=True
+    )
+    assert [line for line in done.stdout.splitlines() if "missing date" not in line] == []
+    shown = subprocess.run(["mandoc", "-T", "utf8", MANUAL], capture_output=True, text=True).stdout
+    plain = re.sub(".\b", "", shown)
+    assert "--pgbouncer DSN" in plain
+    assert "Exit codes: 0 all well" in " ".join(plain.split())
+
+
 if __name__ == "__main__":
+    COMMANDS.write_text(commands.page())
+    MANUAL.write_text(commands.manual())
     METRICS.write_text(page())
     WHY.write_text(causes(WHY.read_text()))
     RUNBOOK.mkdir(exist_ok=True)

@@ -23,6 +23,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "pgstats", source / "pgstats")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    (source / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "pgstats.1", source / "docs")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     run(*pip, "wheel", "--no-deps", "-w", str(folder), str(source))
     (built,) = folder.glob("*.whl")
@@ -50,6 +52,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {
         "pgstats",
         f"pgstats-{pgstats.__version__}.dist-info",
+        f"pgstats-{pgstats.__version__}.data",
     }
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "pgstats").rglob("*.py")}
     assert modules <= set(names)
@@ -68,6 +71,11 @@ def test_the_metadata_is_complete(wheel: Path) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_bare_install_has_every_command(bare: Path, command: str) -> None:
     assert command in run(str(bare), command, "--help")
+
+
+def test_a_bare_install_has_the_man_page(bare: Path) -> None:
+    page = bare.parent.parent / "share" / "man" / "man1" / "pgstats.1"
+    assert page.read_text() == (ROOT / "docs" / "pgstats.1").read_text()
 
 
 def test_a_bare_install_does_something(bare: Path) -> None:
