@@ -533,8 +533,8 @@ def test_tasks_of_celery(pool: str, statsd: NodeStatsd, tmp_path: Path) -> None:
 
 def test_what_the_readme_shows(statsd: NodeStatsd, tmp_path: Path) -> None:
     """In a module of its own, without a broker."""
-    readme = Path(__file__).parents[1] / "README.md"
-    (text,) = re.findall(r"^```python\n(.*?)^```$", readme.read_text(), re.DOTALL | re.MULTILINE)
+    page = Path(__file__).parents[1] / "docs" / "instrument.md"
+    (text,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
     module = f"shop{os.getpid()}"
     text = text.replace("shop.", f"{module}.").replace('Celery("shop")', f"Celery({module!r})")
     (tmp_path / f"{module}.py").write_text(text)
