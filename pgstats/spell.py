@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Any, NamedTuple
 
 from pgstats.model import OTHER, SELF, Frame, Metric, Number, Query
@@ -35,6 +35,7 @@ _MARKS = ("\0", "\\1", "\\2")
 
 _Scope = tuple[str, str, str]
 _Texts = tuple[str, ...]
+_Pattern = tuple[bool, ...]
 
 
 class Dialect(NamedTuple):
@@ -261,14 +262,14 @@ class Speller:
         """The text of each row."""
         lines, varying = self._compiled(frame)
         template = "".join(lines)
+        some: dict[_Pattern, str] = {}  # templates of rows whose other numbers are unknown
         numbered = self._numbers(frame, lines)
         for labels, numbers in zip(self._texts(frame), numbered, strict=True):
             if None in numbers:
-                text = "".join(
-                    line % number
-                    for line, number in zip(lines, numbers, strict=True)
-                    if number is not None
-                )
+                known = tuple([number is not None for number in numbers])
+                if known not in some:
+                    some[known] = "".join(compress(lines, known))
+                text = some[known] % tuple(compress(numbers, known))
             else:
                 text = template % numbers
             for mark, part in varying:
@@ -311,7 +312,9 @@ class Speller:
     def _column(
         self, numbers: Sequence[Number | None], metric: Metric, line: str
     ) -> Sequence[object]:
-        if _plain(numbers):
+        known = [number for number in numbers if number is not None]
+        if _plain(known):
+            self.counts.skipped_values += len(numbers) - len(known)
             return numbers
         texts = [spell_number(number) for number in numbers]
         self.counts.skipped_values += texts.count(None)
@@ -324,7 +327,9 @@ class Speller:
 
 def _plain(numbers: Sequence[Any]) -> bool:
     """Whether ``%s`` spells all of them right."""
-    return set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) <= _GREATEST
+    return set(map(type, numbers)) <= {int} and (
+        not numbers or (min(numbers) >= 0 and max(numbers) <= _GREATEST)
+    )
 
 
 def spell_number(number: Number | None) -> str | None:

@@ -6,7 +6,6 @@ from pgstats.cli.rendering import rendering
 
 command = rendering(
     "alerts",
-    "Prints alert rules for what is configured.",
     """Prints alert rules, each with its reason and what to do, and the runbook to them.
 
     Without KIND the kinds are listed.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pgstats.model import Finding
 
 
-@click.command("check", short_help="Proves that targets, rights and statsd work.")
+@click.command("check")
 @with_targets
 @option("--offline", is_flag=True, help="Validate the configuration without connecting.")
 @option(

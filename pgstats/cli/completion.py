@@ -10,7 +10,7 @@ from pgstats.cli.main import OK, cli
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("completion", short_help="Prints what lets a shell complete commands and names.")
+@click.command("completion")
 @click.argument("shell", type=click.Choice(SHELLS))
 def command(*, shell: str) -> int:
     """Prints what lets a shell complete commands, options and the names of targets.

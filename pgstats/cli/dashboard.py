@@ -6,7 +6,6 @@ from pgstats.cli.rendering import rendering
 
 command = rendering(
     "dashboard",
-    "Prints a dashboard of what is configured.",
     """Prints a dashboard for the configured prefix, dialect and targets.
 
     One page: at the top what to decide by, at the bottom why it is so. Without KIND the kinds are

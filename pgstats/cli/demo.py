@@ -33,7 +33,7 @@ _REFRESH = 0.5  # seconds between pictures on a terminal
 _LOOK = 3.0  # seconds that `pgstats why` watches
 
 
-@click.command("demo", short_help="Shows pgstats at work on private servers.")
+@click.command("demo")
 @option("--for", "seconds", type=SECONDS, help="End after this time: 30s, 5m.")
 def command(*, seconds: float | None) -> int:
     """Shows pgstats at work on a private PostgreSQL and PgBouncer, until Ctrl-C.

@@ -12,7 +12,7 @@ from pgstats.cli.options import option
 from pgstats.errors import ConfigError
 
 
-@click.command("init", short_help="Writes a commented configuration to begin with.")
+@click.command("init")
 @click.argument("file", default="")
 @option("--force", is_flag=True, help="Write over a file that is there.")
 def command(*, file: str, force: bool) -> int:

@@ -6,7 +6,6 @@ from pgstats.cli.rendering import rendering
 
 command = rendering(
     "mapping",
-    "Prints how a receiver makes labels of names.",
     """Prints the configuration by which a receiver makes labels of the names that are shipped.
 
     Without KIND the kinds are listed.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pgstats.model import Metric, Query
 
 
-@click.command("metrics", short_help="Lists everything that can be shipped.")
+@click.command("metrics")
 @option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @option("--dialect", default="plain", show_default=True, help="Spell the names for this one.")
 @option("--prefix", default="pgstats", show_default=True, help="First part of every name.")

@@ -77,7 +77,7 @@ def _names(_: click.Context, __: click.Parameter, start: str) -> list[str]:
     return sorted(name for name in names if name.startswith(start))
 
 
-@click.command("nagios", cls=_Plugin, short_help="Judges one metric as a Nagios plug-in.")
+@click.command("nagios", cls=_Plugin)
 @click.argument("name", metavar="NAME", shell_complete=_names)
 @option("-w", "--warning", type=_Threshold(), metavar="THRESHOLD", help="Where WARNING begins.")
 @option("-c", "--critical", type=_Threshold(), metavar="THRESHOLD", help="Where CRITICAL begins.")

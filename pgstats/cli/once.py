@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pgstats.state import State
 
 
-@click.command("once", short_help="Polls every target once, ships, and exits.")
+@click.command("once")
 @with_targets
 @with_state
 @option("--dry-run", is_flag=True, help="Print the lines that would be shipped; ship nothing.")

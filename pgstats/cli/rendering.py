@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pgstats.overview import Fleet
 
 
-def rendering(thing: str, short_help: str, help: str) -> click.Command:  # noqa: A002
+def rendering(thing: str, help: str) -> click.Command:  # noqa: A002
     """The command that prints one of the things that `pgstats.render` makes."""
 
     def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
@@ -22,7 +22,7 @@ def rendering(thing: str, short_help: str, help: str) -> click.Command:  # noqa:
 
         return [kind for kind in KINDS[thing] if kind.startswith(incomplete)]
 
-    @click.command(thing, short_help=short_help, help=help)
+    @click.command(thing, help=help)
     @click.argument("kind", required=False, default="", shell_complete=complete)
     @with_targets
     @option("--list", "listed", is_flag=True, help="Tell the kinds.")

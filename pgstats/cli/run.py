@@ -30,7 +30,7 @@ SAVE_EVERY = 60.0  # seconds; a kill loses no more of what was remembered
 LAST_CHANCE = 0.3  # seconds at the end for what is still to be told of the jobs
 
 
-@click.command("run", short_help="Polls on a schedule until a signal ends it.")
+@click.command("run")
 @with_targets
 @with_state
 @click.option("--interval", metavar="DURATION", help="Time between polls: 250ms, 10s, 2m [10s].")

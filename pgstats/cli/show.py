@@ -31,7 +31,7 @@ def _groups(_: click.Context, __: click.Parameter, start: str) -> list[str]:
     return [group for group in GROUPS if group.startswith(start)]
 
 
-@click.command("show", short_help="Shows live values as a table.")
+@click.command("show")
 @click.argument("group", default="", shell_complete=_groups)
 @with_view
 @option("--watch", type=SECONDS, metavar="DURATION", help="Again each time, changes marked: 2s.")

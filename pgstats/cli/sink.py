@@ -10,7 +10,7 @@ from pgstats.cli.main import OK
 from pgstats.cli.options import SECONDS, option
 
 
-@click.command("sink", short_help="Prints what arrives: a statsd receiver for eyes.")
+@click.command("sink")
 @click.argument("url", default="udp://127.0.0.1:8125")
 @option("--count", type=click.IntRange(1), metavar="N", help="End after so many lines.")
 @option("--for", "seconds", type=SECONDS, help="End after this time: 30s, 5m.")

@@ -16,7 +16,7 @@ from pgstats.log import duration, printable
 _HEAD = ("target", "state", "last success", "took", "next poll", "skipped", "last error")
 
 
-@click.command("status", short_help="Asks the running daemon how its last polls went.")
+@click.command("status")
 @option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def command(*, as_json: bool) -> int:
     """Asks the running daemon how its last polls went.

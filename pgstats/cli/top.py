@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 GROUPS = ("pools", "tables", "horizon")
 
 
-@click.command("top", short_help="Fills the terminal with pools, worst tables and the horizon.")
+@click.command("top")
 @with_view
 @option(
     "--watch",

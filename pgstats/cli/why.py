@@ -35,7 +35,7 @@ LEAST, MOST = 2, 10
 AT_ONCE = 16
 
 
-@click.command("why", short_help="Says why dead tuples are not reclaimed.")
+@click.command("why")
 @click.argument("table", metavar="[DATABASE.SCHEMA.TABLE]", required=False, default="")
 @with_targets
 @with_state

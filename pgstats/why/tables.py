@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import compress
 from typing import Any
 
 from pgstats.model import Frame, Number
@@ -14,6 +15,12 @@ _Numbers = Mapping[str, Number | None]
 #: Above this, autovacuum is due.
 _DUE = 1
 
+_TRIGGER = ("vacuum_trigger_ratio",)
+_VACUUMS = (
+    *("vacuum_count", "autovacuum_count", "n_dead_tup"),
+    *("last_vacuum_age_seconds", "last_autovacuum_age_seconds"),
+)
+
 
 def due(frames: Iterable[Frame], before: Mapping[str, Any], now: float) -> dict[str, Any]:
     """By database and table: since when the table has been over its threshold.
@@ -21,7 +28,7 @@ def due(frames: Iterable[Frame], before: Mapping[str, Any], now: float) -> dict[
     Of databases that were not answered for this time, what was known is kept.
     """
     found = dict(before)
-    for database, rows in _databases(frames):
+    for database, rows in _databases(frames, _TRIGGER):
         known = before.get(database, {})
         found[database] = {
             table: known.get(table, now)
@@ -39,7 +46,7 @@ def vacuumed_in_vain(frames: Iterable[Frame], memory: Memory, case: Case) -> dic
     databases that were never polled before are left out.
     """
     counts: dict[str, int] = {}
-    for database, rows in _databases(frames):
+    for database, rows in _databases(frames, _VACUUMS):
         before = memory.get(database)
         memory[database] = {
             table: _state(numbers, (before or {}).get(table), case, database)
@@ -76,15 +83,21 @@ def _held(numbers: _Numbers, case: Case, database: str) -> bool:
     )
 
 
-def _databases(frames: Iterable[Frame]) -> Iterator[tuple[str, dict[str, _Numbers]]]:
-    """The tables of each frame, which is one database's; what is folded is no table."""
+def _databases(
+    frames: Iterable[Frame], wanted: Container[str]
+) -> Iterator[tuple[str, dict[str, _Numbers]]]:
+    """The tables of each frame, which is one database's, with the numbers that are ``wanted``.
+
+    What is folded is no table.
+    """
     for frame in frames:
-        names = [metric.name for metric in frame.metrics]
         width = len(frame.query.labels)
+        there = [metric.name in wanted for metric in frame.metrics]
+        names = [metric.name for metric in compress(frame.metrics, there)]
         yield (
             str(frame.scope[0]),
             {
-                f"{schema}.{table}": dict(zip(names, row[width:], strict=True))
+                f"{schema}.{table}": dict(zip(names, compress(row[width:], there), strict=True))
                 for row in frame.rows
                 for _, schema, table in [row[:width]]
                 if isinstance(table, str)

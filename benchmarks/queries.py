@@ -1,0 +1,79 @@
+"""What the question about tables costs the server, beside the view's four columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import psycopg2
+
+from benchmarks import meter
+from benchmarks.case import Goal, Result
+from benchmarks.lab import Lab
+from benchmarks.meter import Cost
+from pgstats.catalogue.postgres.tables import select
+
+VIEW = "SELECT schemaname, relname, n_live_tup, n_dead_tup FROM pg_stat_user_tables"
+_OURS = (
+    "SET stats_fetch_consistency = none; SET jit = off; SET search_path = '';"
+    " SET max_parallel_workers_per_gather = 0; SET work_mem = '4MB'"
+)
+#: As anybody's session is, but in one process: that is what is measured.
+_THEIRS = "SET max_parallel_workers_per_gather = 0"
+
+
+class _Kept:
+    """A kept connection that asks one question again and again."""
+
+    def __init__(self, dsn: str, settings: str, sql: str, asked: dict[str, Any] | None) -> None:
+        self._raw = psycopg2.connect(dsn)
+        self._raw.autocommit = True
+        self._cursor = self._raw.cursor()
+        self._cursor.execute(settings)
+        self._pid = self._raw.info.backend_pid
+        self._sql, self._asked = sql, asked
+
+    def cycle(self) -> Cost:
+        before = meter.cpu(self._pid)
+        self._cursor.execute(self._sql, self._asked)
+        self._cursor.fetchall()
+        return Cost(0, meter.cpu(self._pid) - before, peak=meter.private(self._pid))
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+def tables(count: int) -> Callable[[Lab], Result]:
+    """The question as a poll asks it, for a database with so many tables."""
+    return partial(_tables, count)
+
+
+def _tables(count: int, lab: Lab) -> Result:
+    dsn = lab.tables(count)
+    version = int(lab.cluster.psql("SHOW server_version_num"))
+    kept = {"the view, 4 columns": _Kept(dsn, _THEIRS, VIEW, None)}
+    for name, budget in (("pgstats, tables = 50", 50), ("pgstats, tables = 0", 0)):
+        sql = select(version, budget, globs=False)
+        kept[name] = _Kept(dsn, _OURS, sql, {"tables": budget, "members": []})
+    found = meter.alternately(
+        {name: one.cycle for name, one in kept.items()}, 3 if lab.quick else 9
+    )
+    for one in kept.values():
+        with closing(one):
+            pass
+    view = found["the view, 4 columns"]
+    goals = [
+        Goal(
+            f"{name}, {count:,} tables: server CPU against the view",
+            meter.ratio(found[name], view, lambda cost: cost.server),
+            limit,
+        )
+        for name, limit in (("pgstats, tables = 50", 0.75), ("pgstats, tables = 0", 0.45))
+    ]
+    costs = {name: meter.median(several) for name, several in found.items()}
+    if count == 100000:
+        peak = costs["pgstats, tables = 50"].peak
+        goals.append(Goal("memory of the kept backend, 100,000 tables", peak, 20, "MiB"))
+    return Result(costs, tuple(goals))
