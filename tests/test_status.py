@@ -272,3 +272,14 @@ def test_a_closed_door_is_told(runtime: Path) -> None:
     runtime.parent.mkdir(mode=0o000)
     done = pgstats("status")
     assert (done.returncode, "Permission denied" in done.stderr) == (69, True)
+
+
+def test_the_page_explains_every_key(
+    tmp_path: Path, console: tuple[str, str, str], node_statsd: NodeStatsd
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "troubles.md").read_text()
+    with running(tmp_path, config(tmp_path, node_statsd.udp, console)):
+        assert wait_for(asked)
+        found = asked()
+    keys = {*found, *found["targets"][0], *found["statsd"]} - {"targets", "statsd"}
+    assert {key for key in keys if f"{key}`" not in page} == set()
