@@ -25,6 +25,7 @@ from tests.console import console
 from tests.node_statsd import NodeStatsd
 from tests.program import pgstats
 from tests.receivers.sink import SinkProcess
+from tests.test_connection import alive
 
 
 @contextmanager
@@ -346,3 +347,17 @@ def test_rests_grow_are_drawn_and_end() -> None:
             rest.note(up=False, now=0.0)
         drawn.add(rest.until)
     assert len(drawn) == 5
+
+
+def test_a_password_command_ends_with_the_daemon(tmp_path: Path, node_statsd: NodeStatsd) -> None:
+    target = ("postgres", "main", f"host=127.0.0.1 port={free_port()} user=me")
+    file = config(tmp_path, node_statsd.udp, target, interval="60s")
+    pid = tmp_path / "pid"
+    with Path(file).open("a") as more:
+        more.write(f"""\npassword_command = "sh -c 'echo $$ > {pid}; sleep 57'"\n""")
+    with running(tmp_path, file) as daemon:
+        assert wait_for(lambda: pid.exists() and pid.read_text())
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(10) == 0
+    group = int(pid.read_text())
+    assert wait_for(lambda: alive(group) == [])

@@ -105,8 +105,20 @@ def main() -> NoReturn:
         code = code or FAILED
     with suppress(OSError):
         sys.stderr.flush()
+    _end_children()
     # Not sys.exit: a look-up left behind must not hold the process.
     os._exit(code)
+
+
+def _end_children() -> None:
+    """End a password_command that a poll still waits for; it leads a session of its own."""
+    with suppress(OSError):  # no Linux
+        for task in os.listdir("/proc/self/task"):  # noqa: PTH208 - pathlib costs every start
+            with open(f"/proc/self/task/{task}/children") as file:  # noqa: PTH123
+                children = file.read().split()
+            for child in children:
+                with suppress(OSError):
+                    os.killpg(int(child), 9)
 
 
 def _open_streams() -> None:
