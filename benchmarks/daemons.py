@@ -121,10 +121,12 @@ def cadence(lab: Lab) -> Result:
         target = _postgres("main", cluster.dsn(), "postgres") + question + 'metrics = ["n"]\n'
         config = lab.write("cadence.toml", _config(lab, f'interval = "1s"\n{target}'))
         with running(lab, config):
-            time.sleep(cycles + 2)
+            time.sleep(cycles + 4)
         found = map(_STATEMENT.match, cluster.log.read_text().splitlines())
         moments = [float(one[1]) for one in found if one]
     starts = [b for a, b in pairwise(moments) if b - a > 0.3][:cycles]
+    if len(starts) < cycles:
+        raise SystemExit(f"cadence: {len(starts)} cycles of {cycles} seen")
     off = [1000 * (at - starts[0] - k) for k, at in enumerate(starts)]
     late = Goal("cadence: a cycle's start against the grid", max(map(abs, off)), 50, "ms")
     drift = Goal("cadence: drift of the last from the first", abs(off[-1]), 50, "ms")

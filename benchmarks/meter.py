@@ -27,9 +27,8 @@ class Cost(NamedTuple):
 
 
 def cpu(pid: int) -> float:
-    """Milliseconds of CPU that the living threads of a process have taken."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6
+    """Milliseconds of CPU that a process has taken, with threads that have ended."""
+    return time.clock_gettime_ns(~pid << 3 | 2) / 1e6  # the clock of another process, on Linux
 
 
 def tree(pid: int) -> float:

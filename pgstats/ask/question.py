@@ -25,6 +25,9 @@ SHARE = 0.5
 #: The least time a question gets: milliseconds are what the server counts in.
 LEAST = 0.001
 
+#: What psycopg2 makes of numbers and NULL.
+_NUMBERS = {int, float, Decimal, type(None)}
+
 _CURES = {
     "42P01": "write the schema too, as in public.orders: pgstats works with an empty search_path",
     "42883": "write a function's schema too, as in public.backlog(): pgstats works with an empty "
@@ -174,8 +177,9 @@ def _fault(question: Question, columns: Columns, rows: Rows) -> tuple[str, str] 
         )
     at = {name: list(columns).index(name) for name in metrics}
     for name, place in at.items():
-        for row in rows:
-            if cure := _cast(name, row[place]):
+        values = [row[place] for row in rows]
+        for value in () if set(map(type, values)) <= _NUMBERS else values:
+            if cure := _cast(name, value):
                 return f"column {name} holds something that is no number", cure
     return None
 
