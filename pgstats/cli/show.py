@@ -191,6 +191,8 @@ class _Pictures(_Printer):
         if self._last:
             table, before, faults = self._last
             size = self._terminal.size
+            if size and self.live:
+                table = table._replace(rows=table.rows[: size[1]])
             lines = picture(table, size[0] if size else None, before, self._terminal.signs)
             told = notes(faults) if self.live else []  # else standard error has them
             self._terminal.draw([*lines, *told])

@@ -35,7 +35,10 @@ def page(
     for line in below:
         line.no_wrap = True
     pictures = [
-        [Text(part.title, "bold cyan"), *picture(part.table, width, part.before, signs)]
+        [
+            Text(part.title, "bold cyan"),
+            *picture(_top(part.table, height), width, part.before, signs),
+        ]
         for part in parts
     ]
     room = height - 1 - len(below)
@@ -45,3 +48,8 @@ def page(
         lines += [*one[: high - 1], Text()][: max(0, high)]
     lines += [Text()] * (height - len(lines) - len(below))
     return [*lines, *below][:height]
+
+
+def _top(table: Table, height: int) -> Table:
+    """No more rows than can be seen."""
+    return table._replace(rows=table.rows[:height])

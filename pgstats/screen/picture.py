@@ -41,7 +41,7 @@ class _Column:
     @property
     def width(self) -> int:
         """Columns of the terminal that its widest line takes."""
-        return max(map(cell_len, [*self.head, *(text for text, _ in self.cells)]))
+        return max(map(_wide, [*self.head, *(text for text, _ in self.cells)]))
 
 
 def number(value: Number | None) -> str:
@@ -138,20 +138,28 @@ def _line(
     cells: Iterable[tuple[str, str]], widths: Sequence[int], taken: Sequence[int], signs: Signs
 ) -> Text:
     """Labels to the left, numbers to the right."""
-    line = Text(no_wrap=True, overflow="ignore")
-    for at, (text, style) in enumerate(cells):
-        room = (*widths, *taken)[at]
-        line.append(" " * GAP * (at > 0))
-        line.append(_left(text, room, signs) if at < len(widths) else _right(text, room), style)
-    line.rstrip()
+    parts, spans, at = [], [], 0
+    for number, ((text, style), room) in enumerate(zip(cells, (*widths, *taken), strict=True)):
+        filled = _left(text, room, signs) if number < len(widths) else _right(text, room)
+        parts.append(filled)
+        if style:
+            spans.append((style, at, at + len(filled)))
+        at += len(filled) + GAP
+    line = Text((" " * GAP).join(parts).rstrip(), no_wrap=True, overflow="ignore")
+    for span in spans:
+        line.stylize(*span)
     return line
 
 
+def _wide(text: str) -> int:
+    """Columns of the terminal that a text takes."""
+    return len(text) if text.isascii() else cell_len(text)
+
+
 def _left(text: str, room: int, signs: Signs) -> str:
-    if cell_len(text) <= room:
-        return set_cell_size(text, room)
-    return set_cell_size(text, room - 1) + signs.cut
+    left = room - _wide(text)
+    return text + " " * left if left >= 0 else set_cell_size(text, room - 1) + signs.cut
 
 
 def _right(text: str, room: int) -> str:
-    return " " * (room - cell_len(text)) + text
+    return " " * (room - _wide(text)) + text
