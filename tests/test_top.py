@@ -116,6 +116,8 @@ def test_it_follows_the_size_of_the_terminal(small: Tmux, file: str) -> None:
         screen = small.when(lambda screen, at=lines: screen.split("\n")[at - 1] == "q quits")  # type: ignore[misc]
         assert len(screen.split("\n")) == lines + 1
     judge_page(small.screen(), 80, 24)
+    small.resize(120, 30)
+    small.when(lambda screen: screen.split("\n")[29] == "q quits")
     small.press("q")
     judge_left(small, file)
 
