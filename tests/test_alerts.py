@@ -107,6 +107,7 @@ HEALTHY: Numbers = {
     ("self.poll.last_success_timestamp_seconds", _MAIN): "0+60x",
     ("self.poll.failed_queries", _MAIN): 0,
     ("self.poll.seconds", _MAIN): 0.4,
+    ("self.poll.skipped_runs", _MAIN): 3,
     ("self.ship.lines", ""): "0+60000x",
     ("self.ship.dropped", ""): 0,
 }
@@ -187,6 +188,7 @@ FIRES: dict[str, tuple[Numbers, set[str]]] = {
         {"critical"},
     ),
     "poll-failing": ({("self.poll.failed_queries", _MAIN): 1}, BOTH),
+    "poll-skipped": ({("self.poll.skipped_runs", _MAIN): "0+1x"}, {"warning"}),
     "rights": ({("postgres.server.rights_ok", _MAIN): 0}, {"warning"}),
     "shipping": ({("self.ship.dropped", ""): "0+600x"}, {"warning"}),
 }

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ import psycopg2
 import pytest
 
 from pgstats.demo import CLIENTS, POOL_SIZE, SCHEMA
-from pgstats.overview import PANELS, ROWS, RULES, Fleet, Series
+from pgstats.overview import PANELS, ROWS, RULES, Fleet, Rule, Series
 from pgstats.render import render
 from pgstats.render.language.graphite import Graphite
 from pgstats.render.language.promql import PromQL
@@ -36,6 +37,7 @@ from tests.receivers.graphite import HOME, Carbon, GraphiteStatsd, GraphiteWeb
 from tests.receivers.influxdb import InfluxDB
 from tests.receivers.netdata import Netdata
 from tests.receivers.prometheus import Exporter, Prometheus, exposition
+from tests.test_alerts import FIRES, HEALTHY, MUTES, Numbers
 from tests.versions import scratch_of
 
 pytestmark = pytest.mark.full
@@ -77,9 +79,9 @@ class Site:
 
 
 def schemas() -> str:
-    """Ours, with steps of a second, for an hour."""
+    """Ours, with steps of a second, for some minutes."""
     text = render("mapping", "graphite-schemas", FLEET)
-    return re.sub(r"retentions = .*", "retentions = 1s:1h", text)
+    return re.sub(r"retentions = .*", "retentions = 1s:10m", text)
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +294,75 @@ def test_with_tags_every_panel_has_data_too(site: Site, tmp_path: Path) -> None:
         for rule in RULES:
             for level in rule.levels().values():
                 tagged.web.numbers(language.firing(rule, level))
+    # The poller is dead. All looks well, but for one thing.
+    ages = Series("self.poll.last_success_timestamp_seconds")
+
+    def oldest() -> float:
+        found = [tagged.web.numbers(query, "-30s") for query in language.curves(ages)]
+        return min(values[-1] for curves in found for values in curves.values())
+
+    eventually(lambda: oldest() > 20, tagged)
+    (up,) = language.curves(Series("postgres.up"))
+    assert [values[-1] for values in tagged.web.numbers(up, "-5s").values()] == [1]
+
+
+# ---- the rules, by the numbers that promtool judges them by
+
+
+def path(prefix: str, metric: str, labels: str) -> str:
+    """The name of a case's number in Graphite."""
+    values = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+    family, *group, name = metric.split(".")
+    target = [values.pop("target")] if "target" in values else []
+    where = [*group, *target] if family == "self" else [*target, *group]
+    return ".".join(["stats.gauges.pgstats", prefix, family, *where, *values.values(), name])
+
+
+def at(metric: str, number: float | str, now: int, second: int) -> float:
+    """A number of promtool's at a second before now; its times begin at 0, and ours do not."""
+    if not isinstance(number, str):
+        return number
+    start, step = (float(part) for part in number.rstrip("x").split("+"))
+    if metric.endswith("timestamp_seconds"):
+        return now - second if step else start
+    return start + step / 60 * (1000 - second)
+
+
+def test_each_rule_is_in_graphite_what_it_is_in_prometheus(site: Site) -> None:
+    cases: dict[str, tuple[Numbers, Rule | None, set[str]]] = {"healthy": ({}, None, set())}
+    for rule in RULES:
+        numbers, levels = FIRES[rule.id]
+        cases[f"fires-{rule.id}"] = (numbers, rule, levels)
+        if any(one.series.metric == "postgres.server.stats_age_seconds" for one in rule.muted):
+            for word, mute in MUTES.items():
+                name = f"{word.split()[0]}-{rule.id}"
+                cases[name] = ({**numbers, **mute}, rule, set())
+    now = int(time.time())
+    lines = [
+        f"{path(prefix, metric, labels)} {at(metric, number, now, second)!r} {now - second}\n"
+        for prefix, (changed, _, _) in cases.items()
+        for (metric, labels), number in {**HEALTHY, **changed}.items()
+        for second in range(30)
+    ]
+    with socket.create_connection(("127.0.0.1", site.web.carbon.port)) as connection:
+        connection.sendall("".join(lines).encode())
+    # Carbon makes files in an order of its own, and only those that are there are found.
+    made = site.web.carbon.folder / "whisper" / "stats" / "gauges" / "pgstats"
+    eventually(
+        lambda: (
+            sum(len(list((made / prefix).rglob("*.wsp"))) for prefix in cases) * 30 == len(lines)
+        ),
+        site,
+    )
+    wrong = []
+    for prefix, (_, meant, levels) in cases.items():
+        language = Graphite(replace(FLEET, prefix=f"pgstats.{prefix}"))
+        for one in (meant,) if meant else RULES:
+            for severity, level in one.levels().items():
+                curves = site.web.numbers(language.firing(one, level), "-2min").values()
+                if any(values[-1] < 0 for values in curves) != (severity in levels):
+                    wrong.append((prefix, one.id, severity, [values[-1] for values in curves]))
+    assert wrong == [], wrong
 
 
 # ---- Prometheus

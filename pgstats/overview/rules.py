@@ -549,6 +549,19 @@ _POLLER = (
         cure="Do what it says: most often a GRANT, or a timeout too short.",
     ),
     Rule(
+        "poll-skipped",
+        "Polls take longer than their interval",
+        Series("self.poll.skipped_runs"),
+        ">=",
+        Level(0.01, 10 * MINUTE),
+        None,
+        Condition(Series("self.poll.seconds"), ">=", 0.1),
+        reason="A poll that is due while the last one is at work is left out: more than one in a "
+        "hundred seconds, and curves have holes.",
+        ask="pgstats status",
+        cure="Raise the interval of the target, or lower `tables`; look which server is slow.",
+    ),
+    Rule(
         "rights",
         "The role of pgstats may not see other sessions",
         Series("postgres.server.rights_ok"),

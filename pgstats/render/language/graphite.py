@@ -50,9 +50,9 @@ class Graphite:
     def _age(self, series: Series, target: str) -> str:
         one = replace(self, chosen={**self.chosen, "target": target})
         then = f"removeBelowValue({one._path(series)}, 1)"
-        # The product is unknown where the time is: a difference would take that for 0.
-        now = f'multiplySeries(timeFunction("now", 10), pow({then}, 0))'
-        return f"diffSeries({now}, {then})"
+        # A difference would take an unknown time for 0; a quotient is unknown with it.
+        quotient = f'divideSeries(timeFunction("now", 10), {then})'
+        return f"multiplySeries({then}, offset({quotient}, -1))"
 
     # ---- rows, and what is made of them
 
