@@ -108,7 +108,7 @@ def postgres(count: int) -> Callable[[Lab], Result]:
                     ports, ([*quiet, f"--extend.query-path={queries}"], []), strict=True
                 )
             ]
-            programs = {
+            programs: dict[str, Driven | Scraped] = {
                 "lean, by hand": Driven(server, "lean", dsn, str(lab.sink.port)),
                 "pgstats, everything and the two": Driven(
                     server, "pgstats_cycle", config(lab, name, "0", _QUESTION)
@@ -184,7 +184,7 @@ def whole(count: int) -> Callable[[Lab], Result]:
         text = lab.write("whole.sql", select(150000, None, globs=False).replace("%%", "%"))
         server = partial(meter.tree, lab.cluster.pid)
         with ExitStack() as stack:
-            programs = {
+            programs: dict[str, Driven | Scraped] = {
                 "fetch of the same rows": Driven(server, "fetch", dsn, text),
                 "pgstats, all tables": Driven(server, "pgstats_cycle", config(lab, name, '"all"')),
             }
@@ -236,7 +236,7 @@ def pgbouncer(count: int) -> Callable[[Lab], Result]:
             ),
         )
         with ExitStack() as stack:
-            programs = {
+            programs: dict[str, Driven | Scraped] = {
                 "lean, by hand": Driven(server, "bouncer", dsn, str(lab.sink.port)),
                 "pgstats": Driven(server, "pgstats_cycle", file),
                 "PyPI exporter": Scraped(lab.scratch, server, [exporter, "--config", peer], port),

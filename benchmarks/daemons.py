@@ -27,7 +27,7 @@ _STATEMENT = re.compile(r"^([0-9.]+) .*(?:statement|execute)")
 @contextmanager
 def running(lab: Lab, config: Path) -> Iterator[int]:
     """The daemon; gives its process."""
-    argv = [PGSTATS, "run", "--no-state", "--quiet", "--config", config]
+    argv: list[str | Path] = [PGSTATS, "run", "--no-state", "--quiet", "--config", config]
     log = (lab.scratch.path / "run.log").open("ab")
     process = subprocess.Popen(argv, cwd="/", env=meter.environment(), stderr=log)
     try:

@@ -48,7 +48,7 @@ class Driven:
         said = self._process.stdout.readline()
         wall = (time.monotonic() - started) * 1000
         if not said:
-            raise SystemExit(f"{self._process.args}: ended with {self._process.wait()}")
+            raise SystemExit(f"{self._process.args!r}: ended with {self._process.wait()}")
         return Cost(
             meter.cpu(self.pid) - before,
             self._server() - asked,
@@ -94,7 +94,7 @@ class Scraped:
                 time.sleep(0.1)
             else:
                 return
-        raise SystemExit(f"{self._process.args}: does not answer")
+        raise SystemExit(f"{self._process.args!r}: does not answer")
 
     def _scrape(self) -> int:
         with urllib.request.urlopen(self._url, timeout=120) as answer:

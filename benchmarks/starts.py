@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -60,9 +61,17 @@ def _cpu_ratio(found: dict[str, list[Cost]], ours: str, theirs: str) -> float:
 def once_small(lab: Lab) -> Result:
     """A database with one table, as a cron job polls it."""
     dsn = lab.tables(1)
-    once = [PGSTATS, "once", "--no-state", "--statsd", lab.sink.url, "--postgres", dsn]
+    once: list[str | Path] = [
+        PGSTATS,
+        "once",
+        "--no-state",
+        "--statsd",
+        lab.sink.url,
+        "--postgres",
+        dsn,
+    ]
     script = lab.write("view.sql", VIEW)
-    bash = ["bash", _PROGRAMS / "script.sh", dsn, str(lab.sink.port), script]
+    bash: list[str | Path] = ["bash", _PROGRAMS / "script.sh", dsn, str(lab.sink.port), script]
     work = {
         "python: psycopg2, connect, select 1": partial(
             _once, lab, [PYTHON, "-c", _SELECT_1, dsn], 0
@@ -90,7 +99,7 @@ def once_large(lab: Lab) -> Result:
     sql = select(150000, None, globs=False).replace("%%", "%")
     text = lab.write("all.sql", sql)
     script = lab.write("view.sql", VIEW)
-    bash = ["bash", _PROGRAMS / "script.sh", dsn, str(lab.sink.port), script]
+    bash: list[str | Path] = ["bash", _PROGRAMS / "script.sh", dsn, str(lab.sink.port), script]
     work = {
         "python: fetch of the same rows": partial(_once, lab, [PYTHON, "-c", _FETCH, dsn, text], 0),
         "pgstats once": partial(
@@ -115,7 +124,7 @@ def once_large(lab: Lab) -> Result:
     return Result({name: meter.median(costs) for name, costs in found.items()}, goals)
 
 
-def _once(lab: Lab, argv: list[str | Path], gauges: int | None) -> Cost:
+def _once(lab: Lab, argv: Sequence[str | Path], gauges: int | None) -> Cost:
     """A program that asks the cluster, and ships to the sink unless it is said to ship nothing."""
     asked, lines = meter.tree(lab.cluster.pid), lab.sink.lines
     cost = meter.run(argv)

@@ -1,5 +1,6 @@
 """What the daemon does of one target at each beat: poll, shape, spell, ship. Arguments: a file."""
 
+import gc
 import os
 import sys
 
@@ -8,6 +9,7 @@ from pgstats.cli.cycle import Cycle, polled
 from pgstats.config import load
 from pgstats.state import State
 
+gc.set_threshold(100_000, 10, 10)  # as `pgstats.cli.main` does
 config = load(sys.argv[1], {}, os.environ, parse_dsn)
 (target,) = config.targets
 one, cycle = asker(target), Cycle(config, State(), print)
