@@ -268,7 +268,8 @@ class Failure(NamedTuple):
         nobody is to blame.
         """
         if isinstance(error, MemoryError) or getattr(error, "errno", 0) in _SCARCE:
-            return cls(stage, "other", f"the machine gives no more: {error}", _MORE)
+            text = f"the machine gives no more: {str(error) or 'memory'}"
+            return cls(stage, "other", text, _MORE)
         from traceback import extract_tb, format_exception  # noqa: PLC0415 - hardly ever needed
 
         frames = extract_tb(error.__traceback__)
