@@ -6,6 +6,8 @@ import socket
 import threading
 import time
 
+from pgstats.threads import Hand
+
 #: Seconds after which nobody waits for the same look-up any more.
 GIVEN_UP = 60.0
 
@@ -20,15 +22,13 @@ class _Search:
     def __init__(self, host: str, port: int, kind: socket.SocketKind) -> None:
         self.found: list[str] = []
         self.fault: OSError | None = None
-        self.since = time.monotonic()
         self._question = host, port, kind
-        self.thread = threading.Thread(target=self._run, name="look-up", daemon=True)
-        self.thread.start()
+        self.hand = Hand(self._run)
 
     @property
     def hangs(self) -> bool:
         """Whether it still waits, and not so long that it has to be given up."""
-        return self.thread.is_alive() and time.monotonic() - self.since < GIVEN_UP
+        return self.hand.alive and time.monotonic() - self.hand.since < GIVEN_UP
 
     def _run(self) -> None:
         host, port, kind = self._question
@@ -71,8 +71,7 @@ def addresses(host: str, port: int, kind: socket.SocketKind, seconds: float) -> 
     The look-up runs in a thread that is left behind when it takes too long.
     """
     search = _SEARCHES.of(host, port, kind)
-    search.thread.join(max(0.0, seconds))
-    if search.thread.is_alive():
+    if not search.hand.wait(seconds):
         raise LookupFailed(f"looking up {host} took too long")
     if search.fault:
         text = search.fault.strerror or str(search.fault)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from pgstats.lookup import LookupFailed, addresses, is_name
+from pgstats.threads import BIRTH, Hand
 from tests.namespace import with_own
 
 
@@ -42,7 +45,7 @@ def test_what_has_no_address_is_told(host: str) -> None:
 
 
 SILENT = """
-import socket, threading, time
+import os, socket, time
 from pgstats.lookup import LookupFailed, addresses
 start = time.monotonic()
 for _ in range(5):
@@ -50,7 +53,7 @@ for _ in range(5):
         addresses("db.example", 5432, socket.SOCK_STREAM, 0.2)
     except LookupFailed as error:
         told = error
-print(told, time.monotonic() - start < 8, threading.active_count())
+print(told, time.monotonic() - start < 8, len(os.listdir("/proc/self/task")))
 """
 
 
@@ -81,3 +84,18 @@ def test_an_address_that_is_there_twice_is_one(tmp_path: Path) -> None:
     hosts.write_text("127.0.0.2 db.example\n127.0.0.2 db.example\n")
     output, _ = with_own("/etc/hosts", hosts, TWICE).communicate(timeout=60)
     assert output == "['127.0.0.2']\n"
+
+
+def test_a_thread_is_alive_while_it_works_and_while_it_may_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    goes_on = threading.Event()
+    hand = Hand(goes_on.wait)  # type: ignore[arg-type]
+    seen = [hand.wait(0.1), hand.alive]
+    goes_on.set()
+    assert [*seen, hand.wait(30), hand.alive] == [False, True, True, False]
+    monkeypatch.setattr(_thread, "start_new_thread", lambda *_: None)  # as one that died at birth
+    stillborn = Hand(lambda: None)
+    states = [stillborn.alive]
+    stillborn.since -= BIRTH
+    assert [*states, stillborn.alive] == [True, False]

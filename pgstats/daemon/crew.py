@@ -5,11 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from pgstats.daemon.jobs import Done, Entry
+from pgstats.threads import Hand
 
 Report = Callable[[Entry, Done, BaseException | None], None]
+
+Outcome = tuple[Done, BaseException | None]
+_NO_MEMORY: Outcome = (Done(ok=False, seconds=0.0, error="out of memory"), None)
+_PAUSE = 0.5  # seconds until there may be memory again
 
 #: Enough for a quarter of 500 targets to hang at once without delaying the others.
 MOST_THREADS = 128
@@ -29,7 +35,7 @@ class Crew:
     def __init__(self, report: Report, most: int = MOST_THREADS) -> None:
         self._report = report
         self._most = most
-        self._threads = 0
+        self._hands: list[Hand] = []
         self._waiting: SimpleQueue[Entry] = SimpleQueue()
 
     def take(self, entry: Entry) -> None:
@@ -38,11 +44,12 @@ class Crew:
 
     def grow(self, at_work: int) -> str:
         """Starts the threads that so many runs at once need; says why it cannot, "" if it can."""
+        self._hands = [hand for hand in self._hands if hand.alive]
         try:
-            while self._threads < min(at_work, self._most):
+            while len(self._hands) < min(at_work, self._most):
                 self._start()
         except RuntimeError as error:
-            return f"only {self._threads} worker threads, polls may be late: {error}"
+            return f"only {len(self._hands)} worker threads, polls may be late: {error}"
         return ""
 
     def drop(self) -> list[Entry]:
@@ -58,19 +65,30 @@ class Crew:
         """Starts one more thread."""
         usual = threading.stack_size(_STACK)
         try:
-            threading.Thread(target=self._toil, daemon=True).start()
+            self._hands.append(Hand(self._toil))
         finally:
             threading.stack_size(usual)
-        self._threads += 1
 
     def _toil(self) -> None:
         """The life of a thread."""
         while True:
             entry = self._waiting.get()
-            self._report(entry, *_attempt(entry))
+            outcome: Outcome = _NO_MEMORY
+            with suppress(MemoryError):
+                outcome = _attempt(entry)
+            while not self._reported(entry, outcome):
+                time.sleep(_PAUSE)
+
+    def _reported(self, entry: Entry, outcome: Outcome) -> bool:
+        """Reports what became of a run, if there is memory for that: else nobody would wait on."""
+        try:
+            self._report(entry, *outcome)
+        except MemoryError:
+            return False
+        return True
 
 
-def _attempt(entry: Entry) -> tuple[Done, BaseException | None]:
+def _attempt(entry: Entry) -> Outcome:
     """Runs the job once and survives whatever it raises."""
     start = time.monotonic()
     try:

@@ -32,6 +32,8 @@ FEW = 10
 #: Seconds that runs at work are given to end by themselves when the daemon stops.
 GRACE = 1.0
 
+_PAUSE = 0.5  # seconds until there may be memory again
+
 _ERROR, _WARNING, _NOTICE, _DEBUG = 3, 4, 5, 7
 
 
@@ -117,9 +119,12 @@ class _Loop:
         self._hand_out()
         self._systemd.send("READY=1")
         while not self._stopping:
-            self._report()
-            self._listen()
-            self._hand_out()
+            try:
+                self._report()
+                self._listen()
+                self._hand_out()
+            except MemoryError:
+                time.sleep(_PAUSE)
         self._end()
 
     def adopt(self, jobs: Sequence[Job]) -> None:
@@ -188,9 +193,9 @@ class _Loop:
         if entry.since is not None or entry.job.name in self._leaving:
             entry.record.skipped += 1
             return
+        self._crew.take(entry)  # first: without memory it would be at work for ever
         entry.since = self._clock()
         self._at_work += 1
-        self._crew.take(entry)
 
     def _finished(self, entry: Entry, done: Done, error: BaseException | None) -> None:
         """Notes what became of a run."""

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pgstats.threads import Hand
+
 if TYPE_CHECKING:
     from pgstats.ship import Wire
 
@@ -40,7 +42,7 @@ class Courier:
         if before is not self._wire:
             before.close()
         self._waiting: deque[str] = deque()
-        self._thread: threading.Thread | None = None
+        self._thread: Hand | None = None
         # A signal's handler may post while the thread that it interrupts does.
         self._lock = threading.RLock()
         self._turn = threading.Lock()
@@ -59,25 +61,22 @@ class Courier:
                 self._fault(f"{MOST} shipments wait already")
                 return
             self._waiting.append(lines)
-            if self._thread is None:
+            if self._thread is None or not self._thread.alive:
                 self._start()
 
     def flush(self, seconds: float) -> None:
         """Give what waits so much time to be sent."""
         thread = self._thread
         if thread:
-            thread.join(seconds)
+            thread.wait(seconds)
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._work, name="courier", daemon=True)
         try:
-            thread.start()
+            self._thread = Hand(self._work)
         except RuntimeError as error:  # no more threads, or Python is about to end
             self._wire.ship("".join(self._waiting), 0)
             self._waiting.clear()
             self._fault(str(error))
-        else:
-            self._thread = thread
 
     def _work(self) -> None:
         while lines := self._taken():

@@ -585,7 +585,7 @@ FAULTS = (
         "all as soon as there are some",
         MACHINE,
         HERE,
-        codes=(("once", (1, 69)),),
+        codes=(("once", (0, 1, 69)),),
     ),
     Fault("no memory (ulimit -v)", limited("as", _memory), "all, late perhaps", MACHINE, ("run",)),
     Fault("clock an hour ahead", stepped(3600), ALL, MACHINE, ("run",), scene=with_a_clock),
