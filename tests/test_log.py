@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import count
@@ -194,3 +196,13 @@ def test_whatever_a_command_tells_is_json(how: list[str]) -> None:
         (event,) = [json.loads(line) for line in done.stderr.splitlines()]
         assert event["level"] == "error"
         assert event["message"].startswith(start)
+
+
+def test_what_ends_a_command_has_its_priority_in_the_journal() -> None:
+    ours, journal = socket.socketpair()
+    with ours, journal:
+        status = os.fstat(ours.fileno())
+        environ = os.environ | {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        argv = [sys.executable, "-m", "pgstats", "once", "--config", "/nowhere"]
+        assert subprocess.run(argv, stderr=ours.fileno(), env=environ).returncode == 78
+        assert journal.recv(1000).startswith(b"<3>pgstats: /nowhere: cannot be read")

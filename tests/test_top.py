@@ -16,7 +16,7 @@ import pytest
 
 from pgstats.scratch import Bouncer, Cluster
 from tests.program import pgstats
-from tests.test_run import config, wait_for
+from tests.test_run import config
 from tests.test_show import HOSTILE, front, shop
 from tests.tmux import Tmux, line, wide
 
@@ -178,9 +178,9 @@ def test_it_rests_in_the_background(small: Tmux, file: str) -> None:
     small.type("fg")
     small.until("front up, main up")
     small.press("q")
-    assert wait_for(lambda: small.fact("alternate_on") == "0")
-    small.type("echo done-it")
-    small.until("\ndone-it")
+    small.when(lambda screen: screen.rstrip().endswith("\n$"), "the shell")
+    assert small.fact("alternate_on") == "0"
+    assert small.fact("cursor_flag") == "1"
 
 
 def test_a_fault_is_on_the_page(small: Tmux, tmp_path: Path) -> None:
