@@ -107,7 +107,8 @@ STANDARD_DIRS = [WHISPER_DIR]
 INDEX_FILE = {str(self.folder / "index")!r}
 CARBONLINK_HOSTS = ["127.0.0.1:{self.carbon.query}"]
 DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3",
-                         "NAME": {str(self.folder / "graphite.db")!r}}}}}
+                         "NAME": {str(self.folder / "graphite.db")!r},
+                         "OPTIONS": {{"timeout": 60}}}}}}
 DEFAULT_CACHE_DURATION = 0
 TIME_ZONE = "UTC"
 """
