@@ -101,11 +101,14 @@ def many(lab: Lab) -> Result:
         polls = lab.sink.polls - polls
         spent = (meter.cpu(pid) - before) / seconds
         server = (meter.tree(lab.cluster.pid) - asked) / seconds
+        made = max(polls * 10 / seconds / count, 0.01)
         peak = meter.status(pid, "VmHWM")
     goals = (
-        Goal(f"{count} targets at 10 s: share of one core", spent / 10, 25, "%"),
+        Goal(
+            f"{count} targets at 10 s: share of one core, were all made", spent / 10 / made, 25, "%"
+        ),
         Goal(f"{count} targets at 10 s: late polls", lab.sink.skipped, 0, ""),
-        Goal(f"{count} targets at 10 s: polls made", polls * 10 / seconds / count, 0.98, "x", True),
+        Goal(f"{count} targets at 10 s: polls made", made, 0.98, "x", True),
     )
     return Result(
         {f"pgstats run, {count} targets, a second": Cost(spent, server, peak=peak)}, goals
