@@ -41,8 +41,8 @@ class Size(NamedTuple):
     state_bytes: int
 
 
-#: What growth per thousand cycles is noise: one page here and there, nothing else.
-NOISE = Size(rss_kib=64, descriptors=0, threads=0, state_bytes=64)
+#: What growth per thousand cycles is noise. Garbage that is not yet collected varies by more.
+NOISE = Size(rss_kib=128, descriptors=0, threads=0, state_bytes=64)
 
 
 class Place:
@@ -197,14 +197,17 @@ def main(thousands: int = 10, interval: str = "10ms") -> int:
 
 
 def _watched(place: Place, thousands: int, started: float) -> Iterator[Size]:
-    """The size after each thousand of cycles."""
+    """The least size in each thousand of cycles: what garbage comes and goes does not count."""
     faults = place.faults()
     for thousand in range(1, thousands + 1):
+        sizes: list[Size] = []
         for cycle in range((thousand - 1) * 1000 + EVERY, thousand * 1000 + 1, EVERY):
             place.until(cycle)
+            sizes.append(place.size())
             next(faults)()
         place.until(thousand * 1000 + EVERY // 2)
-        size = place.size()
+        sizes.append(place.size())
+        size = Size(*map(min, zip(*sizes, strict=True)))
         print(
             "{:>8} {:>9} {:>12} {:>8} {:>12} {:>8.0f}".format(
                 place.cycles, *size, time.monotonic() - started
