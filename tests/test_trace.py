@@ -210,7 +210,7 @@ def test_of_two_poolers_only_the_inner_one_is_configured(
         assert found.port != own_port(shop)
     assert found.addr == "127.0.0.1"
     assert found.application_name == "shop"
-    assert found.note == "maybe another pooler: one runs on 127.0.0.1"
+    assert found.note == "a pooler runs there, this may be one too"
 
 
 def test_two_poolers_in_front_of_one_server(

@@ -137,7 +137,7 @@ def test_the_example_of_the_readme(scratch: Scratch, server: Cluster, tmp_path: 
             churn(server, "orders", ROWS, "appdb")
             done = pgstats("why", "orders", "--config", str(config), "--no-state", "--watch", "4s")
     (example,) = re.findall(r"```console\n\$ pgstats why orders\n([^`]*)```", TEXT)
-    same_host = "   Traced to 127.0.0.1: maybe another pooler: one runs on 127.0.0.1.\n"
+    same_host = "   Traced to 127.0.0.1: a pooler runs there, this may be one too.\n"
     assert gist(done.stdout.replace(same_host, "")) == gist(example)
 
 

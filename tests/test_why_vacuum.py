@@ -161,6 +161,14 @@ def test_a_threshold_that_is_not_reached(server: Cluster, table: str) -> None:
     one = informed(why(server, table), "vacuum.threshold_not_reached")
     assert one["evidence"]["threshold"] == 5 * ROWS + 50
     assert one["evidence"]["source"] == "reloptions"
+    assert "autovacuum_vacuum_threshold = 1000" in one["remedy"][0]["command"]
+
+
+def test_a_threshold_that_is_proposed_would_be_passed(server: Cluster, table: str) -> None:
+    server.psql(f"UPDATE {table} SET v = v + 1 WHERE id <= 10")
+    until(lambda: dead(server, table) == 10)
+    one = informed(why(server, table), "vacuum.threshold_not_reached")
+    assert one["remedy"][0]["command"] == f"VACUUM public.{table};"
 
 
 def test_all_workers_are_busy_elsewhere(server: Cluster, table: str) -> None:

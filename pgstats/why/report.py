@@ -376,7 +376,7 @@ def _frees(found: Found) -> str:
     if found.alone:
         return f"Ending it lets up to {several(found.alone, 'row')} go."
     if found.alone is None:
-        return f"Ending it frees a part; the rest is held by {found.next}."
+        return f"Ending it frees a part; {found.next} is in the way of the rest."
     return f"Ending it alone frees nothing: {found.next} is in the way too." if found.next else ""
 
 

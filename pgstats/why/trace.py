@@ -255,7 +255,7 @@ class _Poolers:
         hosts = self._unasked.union(*(console.hosts() for console in self._consoles))
         if client.note or client.addr not in hosts - {UNIX}:
             return client
-        return client._replace(note=f"maybe another pooler: one runs on {client.addr}")
+        return client._replace(note="a pooler runs there, this may be one too")
 
     def _without_console(self, session: Record, end: End) -> Trail:
         """Where a session comes from that no console shows."""

@@ -82,8 +82,7 @@ def _freed(every: Sequence[Found]) -> Iterator[Found]:
             elif not one.holder and one.severity == CRITICAL:
                 away[table].append(one)
     for one in every:
-        holding, keeping = _others(one, oldest), _others(one, away)
-        yield _alone(one, holding, keeping) if one.tables else one
+        yield _alone(one, oldest, away) if one.tables else one
 
 
 #: Holders of a table that have to be known: the oldest, and the one after it.
@@ -94,26 +93,32 @@ def _age(one: Found) -> int:
     return one.holder.xid_age if one.holder else 0
 
 
-def _others(one: Found, known: Mapping[str, Sequence[Found]]) -> list[Found]:
-    """Who else is known for the same tables, the oldest first, less the same culprit."""
-    found = {id(other): other for table in one.tables for other in known[table]}
-    others = (other for other in found.values() if _culprit(other) != _culprit(one))
-    return sorted(others, key=_age, reverse=True)
-
-
 def _culprit(one: Found) -> object:
     evidence = one.evidence
     return evidence.get("pid") or evidence.get("gid") or evidence.get("slot_name") or id(one)
 
 
-def _alone(one: Found, holding: Sequence[Found], keeping: Sequence[Found]) -> Found:
-    if keeping:
-        return one._replace(alone=0, next=keeping[0].cause.id)
-    if not holding:
+_Known = Mapping[str, Sequence[Found]]
+
+
+def _alone(one: Found, oldest: _Known, away: _Known) -> Found:
+    """What ending one frees, table by table: all, nothing, or a part that nobody can count."""
+    ways = [_in_the_way(one, oldest.get(table, ()), away.get(table, ())) for table in one.tables]
+    kept = [name for name, _ in ways if name]
+    if not kept:
         return one._replace(alone=one.rows)
-    first = holding[0].holder
-    behind = not one.holder or _age(holding[0]) >= _age(one)
-    return one._replace(alone=0 if behind else None, next=first.name if first else "")
+    return one._replace(alone=0 if all(whole for _, whole in ways) else None, next=kept[0])
+
+
+def _in_the_way(one: Found, oldest: Sequence[Found], away: Sequence[Found]) -> tuple[str, bool]:
+    """Who else keeps the rows of one table, and whether all of them."""
+    for other in away:
+        if _culprit(other) != _culprit(one):
+            return other.cause.id, True
+    for other in oldest:
+        if other.holder and _culprit(other) != _culprit(one):
+            return other.holder.name, not one.holder or _age(other) >= _age(one)
+    return "", False
 
 
 def _limits(sample: Sample) -> Iterator[Limit]:

@@ -268,6 +268,10 @@ def _disabled_table(cause: Cause, case: Case) -> Iterator[Found]:
             )
 
 
+#: Scale factor and threshold that are proposed, where they make vacuum come.
+_LOWER = 0.01, 1000
+
+
 def _below(cause: Cause, case: Case) -> Iterator[Found]:
     for heap in case.heaps or ():
         if heap.dead and not heap.over and heap["persistent"] != "t" and case.asked:
@@ -277,7 +281,10 @@ def _below(cause: Cause, case: Case) -> Iterator[Found]:
             late = heap["threshold"] > 0.2 * heap["reltuples"] + 50 and heap["bytes"] > _LARGE
             shown = {**parts, "reltuples": heap["reltuples"], "threshold": heap["threshold"]}
             shown["source"] = "reloptions" if own else "settings"
-            yield _on(cause, case, heap, shown, severity=WARNING if late else INFO)
+            lower = _LOWER[0] * heap["reltuples"] + _LOWER[1]
+            cure = () if heap.dead > lower else (_VACUUM,)
+            severity = WARNING if late else INFO
+            yield _on(cause, case, heap, shown, severity=severity, remedies=cure)
 
 
 def _throttled(cause: Cause, case: Case) -> Iterator[Found]:
@@ -627,8 +634,8 @@ CAUSES = (
         _below,
         "{rows} dead rows of {heap} are not above its threshold of {threshold:.0f}",
         Remedy(
-            "ALTER TABLE {table} SET (autovacuum_vacuum_scale_factor = 0.01,\n"
-            "  autovacuum_vacuum_threshold = 1000);",
+            f"ALTER TABLE {{table}} SET (autovacuum_vacuum_scale_factor = {_LOWER[0]},\n"
+            f"  autovacuum_vacuum_threshold = {_LOWER[1]});",
             _THERE,
             _OWNER,
         ),
