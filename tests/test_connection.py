@@ -674,6 +674,7 @@ def test_passwords_that_cannot_be_sent(tmp_path: Path) -> None:
         assert told.startswith("the output of password_command cat")
         assert said in fault_of_passfile(file)
     assert "No such file" in fault(target(password_file=str(tmp_path / "none")))
+    assert "begins with no password" in fault(target(password_command="true"))
 
 
 def fault_of_passfile(file: Path) -> str:

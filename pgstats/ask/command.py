@@ -14,7 +14,7 @@ from pgstats.errors import AskError
 
 #: Bytes that a command may print: any token fits, and a program that never ends is noticed.
 _MOST = 65536
-_BY_HAND = "run it by hand as the user pgstats runs as"
+BY_HAND = "run it by hand as the user pgstats runs as"
 
 
 def output(command: str, until: float) -> tuple[bytes, str]:
@@ -41,7 +41,7 @@ def output(command: str, until: float) -> tuple[bytes, str]:
             "password",
             "auth",
             f"{name} ended with exit code {process.returncode}",
-            _BY_HAND,
+            BY_HAND,
         )
     return found, name
 
@@ -59,7 +59,7 @@ def _hear(process: subprocess.Popen[bytes], name: str, until: float) -> bytes:
             raise AskError("password", "timeout", text, cure) from error
         raise
     if len(found) > _MOST:
-        raise AskError("password", "auth", f"{name}: prints more than {_MOST} bytes", _BY_HAND)
+        raise AskError("password", "auth", f"{name}: prints more than {_MOST} bytes", BY_HAND)
     return found
 
 

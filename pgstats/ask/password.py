@@ -47,10 +47,13 @@ def _fetch(target: Target, until: float) -> str:
     if target.password_file:
         return _read(target.password_file).rstrip("\r\n")
     if target.password_command:
-        from pgstats.ask.command import output  # noqa: PLC0415 - subprocess costs every start
+        from pgstats.ask.command import BY_HAND, output  # noqa: PLC0415 - subprocess costs every start
 
         said, name = output(target.password_command, until)
-        return _text(said.partition(b"\n")[0], f"the output of {name}").rstrip("\r")
+        source = f"the output of {name}"
+        if found := _text(said.partition(b"\n")[0], source).rstrip("\r"):
+            return found
+        raise AskError("password", "auth", f"{source} begins with no password", BY_HAND)
     return ""
 
 
@@ -58,12 +61,10 @@ def _read(path: str) -> str:
     try:
         return _text(Path(path).read_bytes(), path)
     except OSError as error:
-        raise AskError(
-            "password",
-            "auth",
-            f"cannot read {path}: {error.strerror}",
-            "make it readable for pgstats",
-        ) from error
+        gone = isinstance(error, FileNotFoundError)
+        cure = "write it, or name another path" if gone else "make it readable for pgstats"
+        fault = f"cannot read {path}: {error.strerror}"
+        raise AskError("password", "auth", fault, cure) from error
 
 
 def _text(found: bytes, source: str) -> str:
