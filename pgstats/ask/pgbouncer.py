@@ -240,9 +240,10 @@ class _Visit:
     def _sample(self, console: Connection, burst: Burst) -> None:
         """Ask for the pools again and again, and keep what the poll alone would have missed."""
         samples: list[Frame] = []
-        for _ in range(burst.times):
-            if samples:
-                time.sleep(max(0.0, min(burst.every, self._until - time.monotonic())))
+        started = time.monotonic()
+        for number in range(burst.times):  # on a grid: what an answer takes must not add up
+            due = min(started + number * burst.every, self._until)
+            time.sleep(max(0.0, due - time.monotonic()))
             columns, rows = answered(console, POOLS)
             rows = self._kept(POOLS, columns, rows)
             samples.append(frame(POOLS, console.version, columns, rows, target=self.target.name)[0])
