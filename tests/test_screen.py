@@ -72,3 +72,12 @@ def test_a_page_has_as_many_lines_as_the_terminal(height: int, rows: int, faults
     lines = page("head", [part, part], ["fault"] * faults, "foot", (40, height), ASCII)
     assert len(lines) == height
     assert lines[0].plain == "head"
+
+
+def test_a_low_terminal_shows_rows_before_heads() -> None:
+    """A part for no row of which there is room is left out."""
+    part = Part("pools", table([(str(number), number) for number in range(9)]))
+    for high, parts in ((6, 1), (10, 2), (14, 3)):
+        lines = [line.plain for line in page("head", [part] * 3, [], "q", (40, high), ASCII)]
+        assert lines.count("pools") == parts
+        assert sum(line[:1].isdigit() for line in lines) >= parts

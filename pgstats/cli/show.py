@@ -92,14 +92,14 @@ def _once(
     config: Config, targets: Sequence[Target], group: str, printer: _Printer, log: Log
 ) -> int:
     from pgstats.cli.cycle import poll_all  # noqa: PLC0415
-    from pgstats.cli.viewing import View  # noqa: PLC0415
+    from pgstats.cli.viewing import View, trouble  # noqa: PLC0415
 
     with progress("asking"):
         polls = poll_all(targets)
     (table,) = View(config).tables(polls, [group])
     tell(polls, log)
     with closing(printer):
-        printer.put(table, [])
+        printer.put(table, [text for text in trouble(polls).values() if text])
     return code(polls)
 
 
@@ -193,7 +193,10 @@ class _Pictures(_Printer):
             size = self._terminal.size
             if size and self.live:
                 table = table._replace(rows=table.rows[: size[1]])
-            lines = picture(table, size[0] if size else None, before, self._terminal.signs)
+            width = size[0] if size else None
+            lines = picture(table, width, before, self._terminal.signs)
+            if faults and not table.rows and not self._watching:
+                lines = []  # who could not ask does not know that there are none
             told = notes(faults) if self.live else []  # else standard error has them
             self._terminal.draw([*lines, *told])
 

@@ -34,20 +34,28 @@ def page(
     below = [*notes(faults)[: height // 3], Text(escaped(foot), "dim")]
     for line in below:
         line.no_wrap = True
+    tables = [_top(part.table, height) for part in parts]
     pictures = [
-        [
-            Text(part.title, "bold cyan"),
-            *picture(_top(part.table, height), width, part.before, signs),
-        ]
-        for part in parts
+        [Text(part.title, "bold cyan"), *picture(table, width, part.before, signs)]
+        for part, table in zip(parts, tables, strict=True)
     ]
     room = height - 1 - len(below)
+    pictures = pictures[: _fitting(pictures, tables, room)]
     heights = shared([len(one) + 1 for one in pictures], room)
     lines = [Text(escaped(head), "bold", no_wrap=True)]
     for one, high in zip(pictures, heights, strict=True):
         lines += [*one[: high - 1], Text()][: max(0, high)]
     lines += [Text()] * (height - len(lines) - len(below))
     return [*lines, *below][:height]
+
+
+def _fitting(pictures: Sequence[Sequence[Text]], tables: Sequence[Table], room: int) -> int:
+    """How many parts show a row at least, the first in any case: heads alone tell nothing."""
+    fitting = 0
+    for one, table in zip(pictures, tables, strict=True):
+        room -= len(one) + 1 - max(0, len(table.rows) - 1)
+        fitting += room >= 0
+    return max(1, fitting)
 
 
 def _top(table: Table, height: int) -> Table:
