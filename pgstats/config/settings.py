@@ -80,7 +80,7 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         ),
         Setting("tags", _tags, {}, "added to every line of the tag dialects"),
         Setting("rate", values.whole(0), 1000, "datagrams a second, 0 for no limit"),
-        Setting("max_packet", values.whole(64, 65507), 1400, "bytes"),
+        Setting("max_packet", values.whole(64, 65507), 1400, "bytes in a packet at most"),
         Setting(
             "on_vanish",
             values.last_value,

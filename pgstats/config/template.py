@@ -26,7 +26,8 @@ EXAMPLES: Mapping[tuple[str, str], object] = {
 }
 _IN_EFFECT = ("name", "dsn")
 _NOTES = {
-    TOP: "What pgstats polls, and where it ships that. Lines behind # show what holds anyway;\n"
+    TOP: "What pgstats polls, and where it ships that. Lines behind # show what holds anyway,\n"
+    "# or an example where nothing does;\n"
     "# `pgstats check` proves that all of it works.",
     STATSD: "The receiver.",
     PGBOUNCER: "A PgBouncer: one section each. Take it out where there is none.",
