@@ -201,7 +201,7 @@ def test_the_kept_connection_is_kept(cluster: Cluster) -> None:
 def test_at_most_two_connections_are_open(cluster: Cluster) -> None:
     names = [f"crowd{n}" for n in range(6)]
     for name in names:
-        cluster.psql(f"CREATE DATABASE {name}")
+        cluster.psql(f"CREATE DATABASE {name} TEMPLATE template0")
     most = 0
     done = threading.Event()
 
@@ -355,7 +355,7 @@ def test_when_time_is_up_no_more_database_is_asked_and_the_next_walk_begins_ther
 ) -> None:
     names = [f"many{n}" for n in range(4)]
     for name in names:
-        cluster.psql(f"CREATE DATABASE {name}")
+        cluster.psql(f"CREATE DATABASE {name} TEMPLATE template0")
     asks = PostgresAsker(target(cluster, databases=("many*",)))
     assert asks.poll().counts["databases_polled"] == 4
     found = Poll(asks.target, counts=dict.fromkeys(("databases_polled", "tables_folded"), 0))

@@ -170,7 +170,7 @@ def test_new_and_dropped_databases_are_noticed(cluster: Cluster, database: str) 
 
     with closing(PostgresAsker(one)) as asks:
         assert known(asks.poll()) == {database}
-        cluster.psql(f"CREATE DATABASE {database}_new")
+        cluster.psql(f"CREATE DATABASE {database}_new TEMPLATE template0")
         assert known(asks.poll()) == {database, f"{database}_new"}
         cluster.psql(f"DROP DATABASE {database}_new")
         assert known(asks.poll()) == {database}

@@ -19,11 +19,11 @@ def roles(cluster: Cluster) -> Iterator[Cluster]:
     cluster.psql("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher")
     cluster.psql("CREATE ROLE plain LOGIN")
     cluster.psql("CREATE ROLE distant LOGIN NOINHERIT; GRANT pg_monitor TO distant")
-    cluster.psql("CREATE DATABASE closed")
+    cluster.psql("CREATE DATABASE closed TEMPLATE template0")
     cluster.psql("REVOKE CONNECT ON DATABASE closed FROM public")
     file = cluster.data / "pg_hba.conf"
     before = file.read_text()
-    cluster.psql("CREATE DATABASE rejected")
+    cluster.psql("CREATE DATABASE rejected TEMPLATE template0")
     file.write_text(f"local rejected all reject\n{before}")
     cluster.reload()
     yield cluster

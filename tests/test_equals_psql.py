@@ -30,7 +30,7 @@ def filled(cluster: Cluster) -> Cluster:
 def fill(cluster: Cluster) -> None:
     """Make tables that were updated, vacuumed, analyzed, or never touched."""
     for name in DATABASES[1:]:
-        cluster.psql(f'CREATE DATABASE "{name}"')
+        cluster.psql(f'CREATE DATABASE "{name}" TEMPLATE template0')
     for name in DATABASES:
         for sql in (
             "CREATE TABLE busy WITH (autovacuum_enabled = off) AS SELECT generate_series(1, 500) i",

@@ -76,7 +76,7 @@ def test_limits_are_metrics_whose_rows_fit() -> None:
 def odd(bouncer: Bouncer, cluster: Cluster) -> Iterator[Bouncer]:
     """A pool to a database whose name would break a line of perfdata."""
     quoted = ODD.replace('"', '""')
-    cluster.psql(f'CREATE DATABASE "{quoted}"')
+    cluster.psql(f'CREATE DATABASE "{quoted}" TEMPLATE template0')
     bouncer.psql("SELECT 1", ODD)
     yield bouncer
     bouncer.console(f'KILL "{quoted}"')

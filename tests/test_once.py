@@ -337,7 +337,8 @@ def test_odd_names_are_told_once_for_all_runs(
 ) -> None:
     """Cron sends a mail for each line."""
     odd = ("odd name", "odd.name")
-    cluster.psql(f"""CREATE DATABASE "{odd[0]}"; CREATE DATABASE "{odd[1]}";""")
+    for name in odd:
+        cluster.psql(f'CREATE DATABASE "{name}" TEMPLATE template0')
     try:
         cluster.psql(f'CREATE TABLE "{"x" * 63}" ()', odd[0])
         again = (

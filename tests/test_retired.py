@@ -239,6 +239,11 @@ class Site:
         assert (done.returncode, done.stderr) == (0, "")
         return gauges(done.stdout)
 
+    def state(self) -> str:
+        """What is in the state file, "" before there is one."""
+        path = self.folder / "state"
+        return path.read_text() if path.exists() else ""
+
     @contextmanager
     def running(self, stop: int = signal.SIGTERM) -> Iterator[subprocess.Popen[bytes]]:
         """The daemon, until that signal."""
@@ -272,7 +277,7 @@ def site(tmp_path: Path, node_statsd: NodeStatsd) -> Site:
 def shop(cluster: Cluster) -> Iterator[str]:
     """A database of its own with two tables."""
     name = f"shop{time.monotonic_ns()}"
-    cluster.psql(f"CREATE DATABASE {name}")
+    cluster.psql(f"CREATE DATABASE {name} TEMPLATE template0")
     cluster.psql("CREATE TABLE one AS SELECT 1 AS i; CREATE TABLE two AS SELECT 1 AS i", name)
     yield name
     cluster.psql(f"DROP DATABASE IF EXISTS {name}")
@@ -370,7 +375,7 @@ def test_the_daemon_remembers_after_a_hard_kill(site: Site, cluster: Cluster, sh
     site.statsd_options = "on_vanish = -7"
     one = f"pgstats.postgres.main.tables.{shop}.public.one.n_live_tup"
     with site.running(signal.SIGKILL):
-        site.wait(lambda found: one in found and (site.folder / "state").exists())
+        site.wait(lambda found: one in found and '"one"' in site.state())
     cluster.psql("DROP TABLE one", shop)
     with site.running():
         site.wait(lambda found: found[one] == -7)

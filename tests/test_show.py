@@ -31,7 +31,7 @@ HOSTILE = "a\x1b[2J\x1b]0;owned\x07\u202e\x9b31m漢字のデータベース😀"
 @pytest.fixture(scope="module")
 def shop(cluster: Cluster) -> Iterator[Cluster]:
     """A cluster with a database of a hostile name and tables that need vacuum more or less."""
-    cluster.psql(f'CREATE DATABASE "{HOSTILE}"')
+    cluster.psql(f'CREATE DATABASE "{HOSTILE}" TEMPLATE template0')
     for table, threshold in (("calm", 100), ("dull", 50), (HOSTILE, 20)):
         cluster.psql(
             f'CREATE TABLE "{table}" WITH (autovacuum_vacuum_threshold = {threshold}, '
