@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from pgstats.ask import prove
@@ -114,6 +115,22 @@ def test_without_a_host_it_is_where_the_pgbouncer_looks(
         found = poll(behind(bouncer))
     assert found.ok, found.problems()
     assert databases(found) == {database}
+
+
+def test_why_asks_the_server_behind_the_pgbouncer(
+    front: Bouncer, database: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "pgstats.toml"
+    path.write_text(
+        f'[[postgres]]\nname = "main"\nfrom_pgbouncer = "front"\ndsn = "user=postgres"\n'
+        f'[[pgbouncer]]\nname = "front"\ndsn = "{front.dsn("pgbouncer", "stats")}"\n'
+    )
+    with closing(psycopg2.connect(front.dsn("orders"))) as client:
+        client.autocommit = True
+        client.cursor().execute("CREATE TABLE asked ()")
+    done = pgstats("why", "asked", "--watch", "0", "--no-state", "--config", str(path))
+    assert done.stdout.startswith(f"{database}.public.asked: nothing keeps dead rows")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_pgbouncer_that_was_never_there_is_the_reason() -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from pgstats.ask.failure import failure
+from pgstats.ask.front import Behind, find
 from pgstats.ask.globs import chosen
 from pgstats.ask.password import Secret
 from pgstats.ask.session import Session
@@ -67,7 +68,10 @@ class Witness:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._secret: Secret | None = None
-        self._kept = self._connect()
+        until = time.monotonic() + target.timeout
+        front = target.front
+        self._behind = find(target, front, until) if front else Behind(target, ())
+        self._kept = self._connect(self._behind.home if front else "")
         self._here, self._databases = self._discover()
         self._owners: dict[str, Sequence[int]] | None = None  # by database; None for all suspects
         self._relations: set[int] = set()
@@ -143,17 +147,19 @@ class Witness:
     def _connect(self, database: str = "") -> Session:
         until = time.monotonic() + self.target.timeout
         self._secret = self._secret or Secret(self.target, until)
-        return Session(self.target, until, database, self._secret)
+        return Session(self._behind.target, until, database, self._secret)
 
     def _discover(self) -> tuple[str, list[str]]:
         _, rows = self._kept.ask(DISCOVER, stage="list of databases")
         names = [(bytes(row[0]).decode(errors="replace"), row[1], row[3]) for row in rows]
         here = next((name for name, current, _ in names if current), "")
         return here, [
-            name
-            for name, _, may in names
-            if name == here or (may and chosen(name, self.target.databases))
+            name for name, _, may in names if name == here or (may and self._admitted(name))
         ]
+
+    def _admitted(self, database: str) -> bool:
+        known = not self.target.front or database in self._behind.databases
+        return known and chosen(database, self.target.databases)
 
     @contextmanager
     def _visit(self, database: str) -> Iterator[Session]:
