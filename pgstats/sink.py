@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self, TextIO
 from urllib.parse import urlsplit
 
-from pgstats.errors import ShipError
+from pgstats.errors import ConfigError, ShipError
 from pgstats.printing import escaped
 
 #: A series: its name and its tags in order of their keys.
@@ -273,7 +273,9 @@ def _listen(url: str) -> socket.socket:
     try:
         family, kind, address = _address(url)
         sock = socket.socket(family, kind)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        raise ConfigError([f"{url}: {error}"]) from error
+    except OSError as error:
         raise ShipError(f"{url}: {error}") from error
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pgstats.errors import ShipError
+from pgstats.errors import PgstatsError, ShipError
 from pgstats.printing import escaped
 from pgstats.sink import Sink, parse, series, show
+from tests.program import pgstats
 
 INTERNET = ["udp://127.0.0.1:0", "udp://[::1]:0", "tcp://127.0.0.1:0", "tcp://[::1]:0"]
 
@@ -173,8 +174,13 @@ def test_unix_sockets_are_removed(tmp_path: Path) -> None:
     ],
 )
 def test_bad_addresses_are_told(url: str, words: str) -> None:
-    with pytest.raises(ShipError, match=words):
+    with pytest.raises(PgstatsError, match=words):
         Sink(url)
+
+
+@pytest.mark.parametrize(("url", "code"), [("foo", 78), ("udp://no.such.host.invalid:1", 69)])
+def test_a_wrong_address_is_no_place_that_cannot_be_had(url: str, code: int) -> None:
+    assert pgstats("sink", url).returncode == code
 
 
 def test_a_taken_port_is_told(sink: Sink) -> None:
