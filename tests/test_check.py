@@ -161,3 +161,11 @@ def test_each_process_behind_a_port_is_proven(bouncer: Bouncer, tmp_path: Path) 
     first, second, *_ = [finding["message"] for finding in found]
     assert first.startswith("process 1: PgBouncer 1.")
     assert second.startswith("process 2: connect: ")
+
+
+def test_a_receiver_whose_name_is_unknown(cluster: Cluster) -> None:
+    there = "udp://no-such-host.invalid:8125"
+    done = pgstats("check", "--postgres", cluster.dsn(), "--statsd", there)
+    assert done.returncode == 1
+    assert f"failed statsd: {there}: " in done.stdout
+    assert "-> correct the name: [statsd] url" in done.stdout

@@ -270,6 +270,7 @@ def test_nothing_to_poll_says_what_to_do(tmp_path: Path) -> None:
     assert "no target" in told[0]
     assert "--postgres 'host=" in told[1]
     assert "[[postgres]]" in told[2]
+    assert "pgstats init" in told[2]
     with pytest.raises(ConfigError, match=r"pgstats\.toml has no \[\[pgbouncer\]\]"):
         configured('prefix = "x"', tmp_path)
 

@@ -77,7 +77,8 @@ def _chosen(config: Config, families: Sequence[str], names: Sequence[str]) -> tu
     chosen = [one for one in found if not names or any(fnmatchcase(one.name, n) for n in names)]
     if not chosen:
         there = ", ".join(one.name for one in found)
-        raise ConfigError([f"no target matches {' or '.join(names)}; there are {there}"])
+        words = " or ".join(_WORDS[family] for family in families)
+        raise ConfigError([f"no {words} matches {' or '.join(names)}; there are {there}"])
     return tuple(chosen)
 
 

@@ -306,5 +306,5 @@ def _nothing_to_poll(path: str) -> list[str]:
         f"no target to poll: no option and no environment variable names one, and {where}",
         "try: pgstats once --dry-run --postgres 'host=127.0.0.1 user=postgres dbname=postgres'",
         f"or write a section [[postgres]] or [[pgbouncer]] into {path or DEFAULT_FILE}, with its "
-        'dsn = "host=127.0.0.1 user=postgres dbname=postgres"',
+        'dsn = "host=127.0.0.1 user=postgres dbname=postgres" (pgstats init writes such a file)',
     ]

@@ -229,4 +229,6 @@ def cure(fault: OSError) -> str:
     start = "start the receiver, or set the address: [statsd] url, --statsd, $PGSTATS_STATSD"
     if isinstance(fault, Stalled):
         return "it is there: see whether it was stopped, hangs, or has too much to do"
+    if isinstance(fault, LookupFailed):
+        return "correct the name: [statsd] url, --statsd, $PGSTATS_STATSD; or see to DNS"
     return _CURES.get(fault.errno or 0, start)
