@@ -235,8 +235,8 @@ def test_a_receiver_that_is_stopped_and_goes_on(site: Site, bouncer: Bouncer) ->
         site.receiver.signal(signal.SIGCONT)
         found = site.arrives()
     kept_its_grid(site, found)
-    stalled = found["pgstats.self.ship.dropped_stalled"]
-    assert found["pgstats.self.ship.dropped"] == stalled
+    stalled, late = (found[f"pgstats.self.ship.dropped_{why}"] for why in ("stalled", "timeout"))
+    assert found["pgstats.self.ship.dropped"] == stalled + late, "who waits for another's shipment"
     assert (stalled > 0) == site.url.startswith("unix")
 
 
