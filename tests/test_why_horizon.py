@@ -494,7 +494,8 @@ def test_a_running_and_a_waiting_vacuum_are_innocent(server: Cluster) -> None:
     delay = "-c vacuum_cost_delay=100 -c vacuum_cost_limit=1"
     try:
         with running(server, "VACUUM slow", options=delay) as first:
-            until(lambda: server.psql("SELECT count(*) FROM pg_stat_progress_vacuum") != "0")
+            at_work = f"SELECT count(*) FROM pg_stat_progress_vacuum WHERE pid = {first}"
+            until(lambda: server.psql(at_work) != "0")
             with running(server, "/* tidy */ VACUUM (VERBOSE) slow") as second:
                 until(lambda: waits(server, second) == "relation")
                 found = why(server, "churned")
