@@ -316,6 +316,7 @@ class Poll:
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
     identity: str = ""
+    complete: bool = False  # its statistics are known to reach back to the making of the cluster
     process: str = ""  # which process it is for certain, "" where nothing proves it
     console: dict[str, Number] = field(default_factory=dict)  # SHOW STATS of the console itself
     place: Site | None = None  # where the server itself is, None where that is unknown

@@ -55,6 +55,13 @@ def filled(scratch: Scratch) -> Iterator[Cluster]:
         yield cluster
 
 
+def grown(cluster: Cluster) -> None:
+    """Wait until the cluster is so old that what begins now was not begun with it."""
+    sql = """SELECT clock_timestamp() - greatest(to_timestamp(system_identifier >> 32), stats_reset)
+                    > interval '11 seconds' FROM pg_control_system(), pg_stat_bgwriter"""
+    until(lambda: cluster.psql(sql) == "t")
+
+
 def counted(cluster: Cluster) -> str:
     """What the server has counted of both tables."""
     sql = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname <> 'empty' ORDER BY relname"
@@ -117,7 +124,7 @@ def test_a_crash(own: Cluster) -> None:
 
 def test_a_reset_of_the_statistics(own: Cluster) -> None:
     if int(own.psql("SHOW server_version_num")) < 150000:
-        pytest.skip("before 15 the stamp of a reset is that of the beginning, too")
+        grown(own)  # before, the stamp could be that of the beginning, too
     own.psql("SELECT pg_stat_reset()")
     until(lambda: counted(own) == "0|0")
     found = look(own)
@@ -126,6 +133,36 @@ def test_a_reset_of_the_statistics(own: Cluster) -> None:
     age = number(found, "database", "stats_age_seconds")
     assert age is not None
     assert 0 <= age < 60
+
+
+def test_a_reset_of_one_table(own: Cluster) -> None:
+    """Before 15 its stamp is all there is: everything else is still counted."""
+    if int(own.psql("SHOW server_version_num")) < 150000:
+        grown(own)
+    own.psql("SELECT pg_stat_reset_single_table_counters('never'::regclass)")
+    until(lambda: counted(own) == f"{DEAD}|0")
+    assert dead(look(own)) == {"analyzed": DEAD, "_other": 0}
+
+
+@pytest.mark.full
+def test_a_crash_is_not_forgotten(own: Cluster) -> None:
+    """A clean restart keeps the statistics that a crash has begun: they are no more for it."""
+    grown(own)
+    own.stop("immediate")
+    own.start()
+    own.restart()
+    assert counted(own) == "0|0"
+    assert dead(look(own)) == {"_other": 0}
+
+
+@pytest.mark.full
+def test_a_role_that_may_not_see_when_the_cluster_was_made(own: Cluster) -> None:
+    """What nothing was counted of is unknown then; all else is as ever."""
+    own.psql("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher")
+    own.psql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    found = look(own, "watcher")
+    assert found.ok, found.problems()
+    assert dead(found) == {"analyzed": DEAD, "never": DEAD, "_other": 0}
 
 
 def test_a_promotion(own: Cluster) -> None:

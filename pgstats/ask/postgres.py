@@ -20,7 +20,7 @@ from pgstats.ask.question import Questions
 from pgstats.ask.session import Session
 from pgstats.ask.tables import Members, tables
 from pgstats.ask.witness import sample
-from pgstats.catalogue.postgres import CLUSTER, DISCOVER, SERVER
+from pgstats.catalogue.postgres import CLUSTER, COMPLETE, DISCOVER, SERVER
 from pgstats.errors import AskError
 from pgstats.model import Failure, Poll, Query, Target
 
@@ -54,6 +54,7 @@ class PostgresAsker:
         self._own = Questions(target, memo.get("asked", ()))
         self._sizes = _sizes(target, memo)
         self._standby = False
+        self._known: dict[str, bool] = {}  # whether that server's statistics are complete
 
     def poll(self) -> Poll:
         """All answers of one poll."""
@@ -191,8 +192,10 @@ class PostgresAsker:
         """
         _, rows = session.ask(DISCOVER, stage="list of databases")
         here, names = "", []
-        for raw, current, started, may in rows:
-            poll.identity = started
+        for raw, current, started, may, dated in rows:
+            if started != poll.identity:
+                poll.identity = started
+                poll.complete = dated and self._complete(session, started)
             name = bytes(raw).decode(errors="replace")
             here = name if current else here
             if name.encode() != bytes(raw):
@@ -207,6 +210,13 @@ class PostgresAsker:
         if self.target.pooled:
             names = [name for name in names if name == here or name in self.target.databases]
         return here, names
+
+    def _complete(self, session: Session, identity: str) -> bool:
+        """Whether the statistics are complete, asked once of each server that was started."""
+        if identity not in self._known:
+            _, rows = session.ask(COMPLETE, stage="age of the statistics")
+            self._known = {identity: rows[0][0]}
+        return self._known[identity]
 
     def _walk(self, session: Session, here: str, names: Sequence[str], poll: Poll) -> None:
         """Ask one database after the other, while there is time.

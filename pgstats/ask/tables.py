@@ -39,7 +39,12 @@ def tables(session: Session, database: str, poll: Poll, members: Members) -> lis
         "members": members.get(database, []),
         **_globs(session.target),
     }
-    sql = select(session.version, session.target.tables, globs=bool(session.target.exclude_tables))
+    sql = select(
+        session.version,
+        session.target.tables,
+        globs=bool(session.target.exclude_tables),
+        complete=poll.complete,
+    )
     columns, rows = session.ask(sql, asked, "tables")
     by_name = dict(zip(columns, zip(*rows, strict=True), strict=True))
     shown = [

@@ -10,7 +10,7 @@ from pgstats.catalogue.postgres import locks, replication, sessions, vacuum, wal
 from pgstats.catalogue.postgres.database import DATABASE
 from pgstats.catalogue.postgres.horizon import HORIZON, VAIN, WHY
 from pgstats.catalogue.postgres.overcommit import OVERCOMMIT
-from pgstats.catalogue.postgres.server import DISCOVER, SERVER, STATISTICS, VENDORS
+from pgstats.catalogue.postgres.server import COMPLETE, DISCOVER, SERVER, STATISTICS, VENDORS
 from pgstats.catalogue.postgres.sizes import SIZE, SIZES
 from pgstats.catalogue.postgres.tables import DUTY, NEED, NEEDS, TABLES, TOTALS
 
@@ -29,6 +29,7 @@ QUERIES = (SERVER, *CLUSTER, *EACH, TOTALS, NEEDS, SIZES, SIZE, *COMPUTED)
 
 __all__ = [
     "CLUSTER",
+    "COMPLETE",
     "COMPUTED",
     "DATABASE",
     "DISCOVER",

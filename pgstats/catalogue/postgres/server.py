@@ -14,7 +14,8 @@ IDENTITY = """extract(epoch FROM pg_postmaster_start_time())::text
 #: limit of -2 marks what an interrupted DROP DATABASE left behind; 0 lets nobody in.
 DISCOVER = f"""SELECT textsend(datname::text) AS datname, datname = current_database() AS here,
        {IDENTITY} AS started,
-       has_database_privilege(oid, 'CONNECT') AS open
+       has_database_privilege(oid, 'CONNECT') AS open,
+       has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') AS dated
   FROM pg_database
  WHERE datallowconn AND NOT datistemplate AND datconnlimit NOT IN (-2, 0)
  ORDER BY datname"""
@@ -88,9 +89,27 @@ COUNTING = f"""(SELECT CASE WHEN pg_is_in_recovery() THEN kept
                    ELSE kept END AS since
           FROM {_STAMPS}) AS counting"""
 
-#: Whether statistics were lost since the server's start, as far as the role may see; before 15 a
-#: server that was never restarted says so too.
-FORGETFUL = f"(SELECT coalesce({_LOST}, false) FROM {_STAMPS})"
+_BEGINNING = "interval '10 seconds'"
+
+#: Whether the statistics reach back to the making of the cluster, whose time its identifier holds:
+#: those of a copy do not, nor those begun by a crash, however many clean restarts have kept them.
+COMPLETE = f"""SELECT kept < to_timestamp(system_identifier >> 32 & 4294967295) + {_BEGINNING}
+  FROM pg_control_system(), {_STAMPS}"""
+
+_RESET = """pg_stat_get_db_stat_reset_time(
+           (SELECT oid FROM pg_database WHERE datname = current_database()))"""
+
+
+def forgetful(version: int) -> str:
+    """Whether statistics were lost since the server's start, or of the database, ever.
+
+    As far as the role may see. Before 15 a server that was never restarted says so too, and the
+    stamp of a database says when it was begun as well: only one from the cluster's beginning tells
+    that nothing came after it.
+    """
+    reset = f"{_RESET} IS NOT NULL" if version >= 150000 else f"{_RESET} >= kept + {_BEGINNING}"
+    return f"(SELECT coalesce({_LOST}, false) OR coalesce({reset}, false) FROM {_STAMPS})"
+
 
 STATISTICS = Query(
     POSTGRES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from pgstats.catalogue.postgres.heaps import heaps
-from pgstats.catalogue.postgres.server import FORGETFUL
+from pgstats.catalogue.postgres.server import forgetful
 from pgstats.model import POSTGRES, Metric, Query
 
 #: How much more a table must need vacuum to take the place of one that was shipped the last time.
@@ -334,12 +334,13 @@ _NEEDY = f"""needy AS NOT MATERIALIZED (
 
 
 @cache
-def select(version: int, tables: int | None, *, globs: bool) -> str:
+def select(version: int, tables: int | None, *, globs: bool, complete: bool = True) -> str:
     """The SQL of all four queries: a row for each chosen table, and one for the rest.
 
     One pass over pg_class. ``tables`` is how many are chosen, None for all, and a parameter too;
     another one is ``members``, the oids of those chosen before. With ``globs`` there are regular
-    expressions as well, ``exclude_tables`` and ``keep_tables``.
+    expressions as well, ``exclude_tables`` and ``keep_tables``. Unless the statistics are known to
+    be ``complete``, a table of which nothing is counted may have been forgotten.
     """
     each = [m for query in (TABLES, NEED) for m in query.on(version) if m.fold]
     detail = [m for query in (TABLES, NEED) for m in query.on(version) if not m.fold]
@@ -360,7 +361,7 @@ def select(version: int, tables: int | None, *, globs: bool) -> str:
 UNION ALL
 """
     return f"""WITH RECURSIVE {heaps(version)}, memory AS MATERIALIZED (
-    SELECT {_forgetful(version)} AS forgetful
+    SELECT {forgetful(version) if complete else "true"} AS forgetful
 ), {_COUNTED.format(apart=apart, tracked=tracked)}{choice}
 {shown if tables != 0 else ""}SELECT NULL AS schema, NULL AS "table", NULL AS root, NULL AS oids,
        {_FOLDED} AS tables_folded, sum(catalog_dead)::bigint AS n_dead_tup_catalogs,
@@ -381,16 +382,6 @@ def _chosen(tables: int | None) -> tuple[str, str, str]:
         return "", "", ""
     rest = "WHERE NOT EXISTS (SELECT FROM chosen WHERE chosen.root = counted.root)"
     return f", {_NEEDY}{_CHOSEN}".rstrip(", "), "JOIN chosen USING (root)", rest
-
-
-def _forgetful(version: int) -> str:
-    """Whether a table of which nothing is counted may have been counted before, and forgotten.
-
-    Before 15 the stamp of a database says when it was begun, too.
-    """
-    own = "(SELECT oid FROM pg_database WHERE datname = current_database())"
-    reset = f" OR pg_stat_get_db_stat_reset_time({own}) IS NOT NULL"
-    return FORGETFUL + reset * (version >= 150000)
 
 
 def _listed(metrics: list[Metric]) -> str:
