@@ -320,6 +320,7 @@ class Poll:
     process: str = ""  # which process it is for certain, "" where nothing proves it
     console: dict[str, Number] = field(default_factory=dict)  # SHOW STATS of the console itself
     place: Site | None = None  # where the server itself is, None where that is unknown
+    over: dict[str, list[int]] = field(default_factory=dict)  # oids of tables over their threshold
     leads: dict[str, Site] = field(default_factory=dict)  # where a PgBouncer's databases are
     refused: dict[str, str] = field(default_factory=dict)  # databases left out, and why
     draining: bool = False  # a PgBouncer that takes no new clients over TCP any more

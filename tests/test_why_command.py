@@ -406,6 +406,44 @@ def test_who_cannot_see_workers_accuses_nobody_of_their_absence(
     assert found["verdict"] == "unknown"
 
 
+def test_polls_know_since_when_a_partition_is_over_its_threshold(
+    server: Cluster, tmp_path: Path
+) -> None:
+    """Each by itself, whatever its name, and no longer than since its last vacuum."""
+    state = tmp_path / "state"
+    server.psql(
+        'CREATE TABLE parted (i int, v int) PARTITION BY LIST (i); CREATE TABLE "Leaf.1" PARTITION '
+        "OF parted FOR VALUES IN (1); CREATE TABLE leaf_2 PARTITION OF parted FOR VALUES IN (2);"
+        "INSERT INTO parted SELECT 1 + i % 2, 0 FROM generate_series(1, 4000) i; VACUUM ANALYZE",
+        "appdb",
+    )
+
+    def churn(leaf: str) -> None:
+        server.psql(f"UPDATE {leaf} SET v = v + 1", "appdb")
+        until(lambda: dead(server, leaf, "appdb") == 2000)
+        pgstats("once", *own, "--statsd", "udp://127.0.0.1:9")
+
+    def over_since(leaf: str) -> float:
+        found, _ = run(leaf, *own, "--json", "--watch", "0")
+        return float(next(one["evidence"]["over_since"] for one in found["causes"]))
+
+    def now() -> float:
+        return float(server.psql("SELECT extract(epoch FROM clock_timestamp())"))
+
+    own = ("--postgres", server.dsn(user="watcher"), "--state", str(state))
+    try:
+        churn('"Leaf.1"')
+        first = now()
+        churn("leaf_2")
+        second = now()
+        assert over_since('"Leaf.1"') < first < over_since("leaf_2") < second
+        server.psql('VACUUM "Leaf.1"; UPDATE "Leaf.1" SET v = 0', "appdb")
+        until(lambda: dead(server, '"Leaf.1"', "appdb") == 2000)
+        assert second < over_since('"Leaf.1"') < now()
+    finally:
+        server.psql("DROP TABLE parted", "appdb")
+
+
 # ---- several clusters
 
 

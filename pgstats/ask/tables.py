@@ -55,6 +55,7 @@ def tables(session: Session, database: str, poll: Poll, members: Members) -> lis
         if root is not None
     ]
     members[database] = [one.root for one in shown]
+    poll.over[database] = [oid for oids in by_name["over"] for oid in oids or ()]
     poll.counts["tables_folded"] += max(by_name["tables_folded"])
     sums = {name: (total,) for name, total in _totals(by_name).items()}
     poll.frames += [

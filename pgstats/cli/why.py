@@ -229,14 +229,14 @@ def _heaps(samples: Sequence[Sample]) -> list[Any]:
 def _seen(config: Config, target: Target, samples: Sequence[Sample]) -> Mapping[str, float]:
     """Since when each hold has been there, and each table over its threshold, as polls know."""
     from pgstats.state import glanced  # noqa: PLC0415
-    from pgstats.why import first_seen, holders  # noqa: PLC0415
+    from pgstats.why import first_seen, holders, over_key  # noqa: PLC0415
 
     memory = glanced(config.state).of(target)
     known: Mapping[str, float] = memory.get("holds", {})
     for sample in samples:
         known = first_seen(holders(sample), known, sample.at)
-    due = memory.get("due", {}).items()
-    over = {f"over {name}.{table}": at for name, tables in due for table, at in tables.items()}
+    over = memory.get("over", {}).items()
+    over = {over_key(name, oid): at for name, oids in over for oid, at in oids.items()}
     return {**known, **over}
 
 

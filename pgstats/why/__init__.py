@@ -1,9 +1,9 @@
 """Why dead rows stay: who holds them, and what keeps vacuum away. Pure: samples in, words out."""
 
-from pgstats.why.cause import Case
+from pgstats.why.cause import Case, over_key
 from pgstats.why.gauges import frames
 from pgstats.why.heaps import Heap
 from pgstats.why.holders import first_seen, holders
 from pgstats.why.verdict import Verdict, judge
 
-__all__ = ["Case", "Heap", "Verdict", "first_seen", "frames", "holders", "judge"]
+__all__ = ["Case", "Heap", "Verdict", "first_seen", "frames", "holders", "judge", "over_key"]

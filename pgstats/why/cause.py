@@ -17,6 +17,11 @@ from pgstats.why.workers import Crew
 PATIENCE = 60.0
 
 
+def over_key(database: str, oid: object) -> str:
+    """The key of `Case.seen` for a table that is over its threshold."""
+    return f"over {database} {oid}"
+
+
 @dataclass(frozen=True)
 class Case:
     """All that is known of one cluster.
@@ -127,8 +132,12 @@ class Case:
         return since and self.keeps(holder, heap)
 
     def over_since(self, heap: Heap) -> float:
-        """Since when a heap has been over its threshold, as far as anybody knows."""
-        return self.seen.get(f"over {heap.title}", self.samples[0].at)
+        """Since when a heap has been over its threshold, as far as anybody knows.
+
+        A poll does not see that a vacuum came and the rows died anew before the next one.
+        """
+        known = self.seen.get(over_key(heap.database, heap["owner"]), self.samples[0].at)
+        return max(known, heap.last_vacuum or known)
 
     def _left(self, holder: Holder, heap: Heap) -> bool:
         """Whether a vacuum left rows: one that ended just now, or one by hand since a hold."""

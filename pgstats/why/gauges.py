@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from pgstats.catalogue.postgres.horizon import HORIZON, VAIN, WHY
-from pgstats.catalogue.postgres.tables import NEED, TABLES
+from pgstats.catalogue.postgres.tables import TABLES
 from pgstats.evidence import BACKEND, HOLDERS, PREPARED, STANDBY, Holder, Sample
 from pgstats.model import Frame, Number, Poll, Row
 from pgstats.why.cause import Case
 from pgstats.why.causes import CAUSES
 from pgstats.why.holders import first_seen
-from pgstats.why.tables import due, vacuumed_in_vain
+from pgstats.why.tables import over_since, vacuumed_in_vain
 
 Memory = dict[str, Any]
 
@@ -33,8 +33,7 @@ def frames(poll: Poll, memory: Memory) -> list[Frame]:
     seen |= first_seen(case.every[-1], memory.get("holds", {}), sample.at)
     memory["holds"] = seen
     tables = [frame for frame in poll.frames if frame.query is TABLES]
-    needs = [frame for frame in poll.frames if frame.query is NEED]
-    memory["due"] = due(needs, memory.get("due", {}), sample.at)
+    memory["over"] = over_since(poll.over, memory.get("over", {}), sample.at)
     vain = vacuumed_in_vain(tables, memory.setdefault("tables", {}), case)
     return [
         poll.target.frame(HORIZON, HORIZON.metrics, _ages(case)),

@@ -1,4 +1,4 @@
-"""What two polls of the same tables tell: vacuums in vain, and how long one has been due."""
+"""What two polls of the same tables tell: vacuums in vain, and how long rows have been too many."""
 
 from __future__ import annotations
 
@@ -12,29 +12,23 @@ from pgstats.why.cause import Case
 Memory = dict[str, Any]
 _Numbers = Mapping[str, Number | None]
 
-#: Above this, autovacuum is due.
-_DUE = 1
-
-_TRIGGER = ("vacuum_trigger_ratio",)
 _VACUUMS = (
     *("vacuum_count", "autovacuum_count", "n_dead_tup"),
     *("last_vacuum_age_seconds", "last_autovacuum_age_seconds"),
 )
 
 
-def due(frames: Iterable[Frame], before: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """By database and table: since when the table has been over its threshold.
+def over_since(
+    over: Mapping[str, Iterable[int]], before: Mapping[str, Any], now: float
+) -> dict[str, Any]:
+    """By database and oid: since when each table, or each partition, has been over its threshold.
 
     Of databases that were not answered for this time, what was known is kept.
     """
     found = dict(before)
-    for database, rows in _databases(frames, _TRIGGER):
+    for database, oids in over.items():
         known = before.get(database, {})
-        found[database] = {
-            table: known.get(table, now)
-            for table, numbers in rows.items()
-            if (numbers.get("vacuum_trigger_ratio") or 0) > _DUE
-        }
+        found[database] = {key: known.get(key, now) for key in map(str, oids)}
     return found
 
 

@@ -351,10 +351,11 @@ def select(version: int, tables: int | None, *, globs: bool, complete: bool = Tr
     apart = _EXCLUDED if globs else "persistent = 't'"
     tracked = "(SELECT track_counts FROM setting)"
     shown = f"""SELECT n.nspname::text AS schema, c.relname::text AS "table",
-       root::bigint AS root, oids,
+       root::bigint AS root, oids, over,
        0 AS tables_folded, NULL::bigint AS n_dead_tup_catalogs,
        {", ".join(m.name for m in (*summed, *detail))}
   FROM (SELECT root, array_agg(oid::bigint) FILTER (WHERE own) AS oids,
+               array_agg(DISTINCT owner::bigint) FILTER (WHERE dead_ratio > 1) AS over,
        {_listed([*summed, *detail])}
           FROM counted {of_chosen} GROUP BY root) AS shown
        JOIN pg_class c ON c.oid = root JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -364,7 +365,7 @@ UNION ALL
     SELECT {forgetful(version) if complete else "true"} AS forgetful
 ), {_COUNTED.format(apart=apart, tracked=tracked)}{choice}
 {shown if tables != 0 else ""}SELECT NULL AS schema, NULL AS "table", NULL AS root, NULL AS oids,
-       {_FOLDED} AS tables_folded, sum(catalog_dead)::bigint AS n_dead_tup_catalogs,
+       NULL AS over, {_FOLDED} AS tables_folded, sum(catalog_dead)::bigint AS n_dead_tup_catalogs,
        {", ".join(_rest(m) for m in summed)}, {", ".join(f"NULL AS {m.name}" for m in detail)}
   FROM counted {of_rest}"""
 
