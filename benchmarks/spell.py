@@ -58,7 +58,7 @@ def main() -> None:
         rows: list[Row] = [
             ("appdb", "public", f"table_{n}", *map(values, range(METRICS))) for n in range(ROWS)
         ]
-        frame = Frame(QUERY, QUERY.metrics, rows, "main")
+        frame = Frame.of(QUERY, QUERY.metrics, rows, "main")
         base = microseconds(lambda rows=rows: bare(rows))  # type: ignore[misc]
         print(f"{values.__name__:6} f-string   {base:.2f} us")
         for name, dialect in DIALECTS.items():

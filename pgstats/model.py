@@ -210,24 +210,64 @@ class Target(NamedTuple):
 
     def frame(self, query: Query, metrics: tuple[Metric, ...], rows: Sequence[Row]) -> Frame:
         """A frame about this target."""
-        return Frame(query, metrics, rows, self.name, self.also)
+        return Frame.of(query, metrics, rows, self.name, self.also)
 
 
 class Frame(NamedTuple):
-    """One answer, still a table.
+    """One answer, still a table, column by column.
 
-    Each row holds one string (or `OTHER`) per label of the query, in order, then one number (or
-    None for unknown) per metric of ``metrics``. ``target`` is "" for what is not about one target.
-    ``scope`` are the values of the first labels where the frame speaks of those alone: the tables
-    of one database say nothing about those of another.
+    There is a column of strings (or `OTHER`) for each label of the query, in order, then one of
+    numbers (or None for unknown) for each metric of ``metrics``. ``target`` is "" for what is not
+    about one target. ``scope`` are the values of the first labels where the frame speaks of those
+    alone: the tables of one database say nothing about those of another.
     """
 
     query: Query
     metrics: tuple[Metric, ...]
-    rows: Sequence[Row]
+    columns: Sequence[Sequence[Any]]
     target: str = ""
     tags: Mapping[str, str] = {}
     scope: Row = ()
+
+    @classmethod
+    def of(
+        cls,
+        query: Query,
+        metrics: tuple[Metric, ...],
+        rows: Sequence[Row],
+        target: str = "",
+        tags: Mapping[str, str] = {},
+        scope: Row = (),
+    ) -> Frame:
+        """A frame of rows: what its labels are called, then its numbers."""
+        empty = [()] * (len(query.labels) + len(metrics))
+        columns = list(zip(*rows, strict=True)) if rows else empty
+        return cls(query, metrics, columns, target, tags, scope)
+
+    @property
+    def height(self) -> int:
+        """How many rows it has."""
+        return len(self.columns[0]) if self.columns else 0
+
+    @property
+    def labels(self) -> Sequence[Sequence[Any]]:
+        """The columns of the labels."""
+        return self.columns[: len(self.query.labels)]
+
+    @property
+    def keys(self) -> list[Row]:
+        """The labels of each row."""
+        return list(zip(*self.labels, strict=True)) if self.labels else [()] * self.height
+
+    @property
+    def numbers(self) -> Sequence[Sequence[Number | None]]:
+        """The columns of the metrics."""
+        return self.columns[len(self.query.labels) :]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The same row by row: made anew each time."""
+        return list(zip(*self.columns, strict=True))
 
 
 class Table(NamedTuple):

@@ -1,17 +1,17 @@
 """Spells frames as statsd lines, in any dialect. Pure: frames in, text out.
 
 Each frame is compiled into one row template: the constant parts of all its lines, with ``%s``
-where the numbers go and marks where the row's labels go. A row is then one ``%`` and a replacement
-for each mark. Columns are spelled as a whole before that, so that those of plain whole numbers,
-which most are, cost nothing.
+where the numbers and the row's labels go. A row is then one ``%``, which C makes of one row after
+the other. Columns are spelled as a whole before that, so that those of plain whole numbers, which
+most are, cost nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress, repeat
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from pgstats.model import OTHER, SELF, Frame, Metric, Number, Query
@@ -29,13 +29,11 @@ _GREATEST = int(1.7976931348623157e308)
 # What statsd calls a metric's kind, where it is no gauge. A total is a gauge that only grows.
 _TYPES = {"count": "c", "timing": "ms"}
 
-# Stand in a template for what differs from row to row: the path, the tags in the name, and those
-# behind the value. No name, tag or number holds them.
-_MARKS = ("\0", "\\1", "\\2")
+_WHOLE = {int, type(None)}
 
 _Scope = tuple[str, str, str]
-_Texts = tuple[str, ...]
-_Pattern = tuple[bool, ...]
+#: A text, and the columns that are to be put in where it has ``%s``.
+_Side = tuple[str, Sequence[Sequence[Any]]]
 
 
 class Dialect(NamedTuple):
@@ -205,7 +203,8 @@ class Speller:
         for frame in frames if self._limits() else ():
             if any(fresh.get(scope) for scope in _scopes(frame)) or not frame.query.labels:
                 self._measure(frame)
-        return "".join(line for frame in frames for line in self._lines(frame))
+        parts = [part for frame in frames for part in _parts(frame)]
+        return "".join(text for part in parts for text in self._lines(part))
 
     def altered(self) -> dict[str, dict[object, str]]:
         """The names of what is not called what it is, by its label."""
@@ -216,7 +215,7 @@ class Speller:
         """Name the values of all labels; says which are new."""
         seen: dict[_Scope, dict[object, None]] = {}
         for frame in frames:
-            for scope, column in zip(_scopes(frame), zip(*frame.rows, strict=True), strict=False):
+            for scope, column in zip(_scopes(frame), frame.labels, strict=True):
                 seen.setdefault(scope, {}).update(dict.fromkeys(column))
         return {scope: self._named(scope, raws) for scope, raws in seen.items()}
 
@@ -244,46 +243,56 @@ class Speller:
         limits = self._limits()
         path = self._around(frame)[0]
         metric = max((metric.name for metric in frame.metrics), key=len)
-        for labels in self._texts(frame):
+        for labels in zip(*self._texts(frame), strict=True) if frame.query.labels else [()]:
             name = (path % labels if "%s" in path else path) + metric
             for who, most in limits.items():
                 if len(name) > most:
                     text = f"{who} keeps {most} characters of a name; {name} has {len(name)}"
                     self.notes.setdefault(who, text)
 
-    def _texts(self, frame: Frame) -> Iterable[_Texts]:
-        """What the labels of each row are called."""
-        if not frame.query.labels:
-            return repeat((), len(frame.rows))
-        columns = zip(_scopes(frame), zip(*frame.rows, strict=True), strict=False)
-        return zip(*(map(self._names[scope].of, column) for scope, column in columns), strict=True)
+    def _texts(self, frame: Frame) -> list[Sequence[str]]:
+        """What the values of each label are called, column by column."""
+        names = (self._names[scope].of for scope in _scopes(frame))
+        return [list(map(of, column)) for of, column in zip(names, frame.labels, strict=True)]
 
-    def _lines(self, frame: Frame) -> Iterable[str]:
+    def _lines(self, frame: Frame) -> Iterator[str]:
         """The text of each row."""
-        lines, varying = self._compiled(frame)
-        template = "".join(lines)
-        some: dict[_Pattern, str] = {}  # templates of rows whose other numbers are unknown
-        numbered = self._numbers(frame, lines)
-        for labels, numbers in zip(self._texts(frame), numbered, strict=True):
-            if None in numbers:
-                known = tuple([number is not None for number in numbers])
-                if known not in some:
-                    some[known] = "".join(compress(lines, known))
-                text = some[known] % tuple(compress(numbers, known))
-            else:
-                text = template % numbers
-            for mark, part in varying:
-                text = text.replace(mark, part % labels)
-            yield text
-
-    def _compiled(self, frame: Frame) -> tuple[list[str], list[tuple[str, str]]]:
-        """A template for each metric's line, and what to put in place of each mark in them."""
-        parts = list(zip(_MARKS, self._around(frame), strict=True))
-        path, inside, behind = (mark if "%s" in part else part for mark, part in parts)
-        lines = [
-            f"{path}{metric.name}{inside}:%s|{_kind(metric)}{behind}\n" for metric in frame.metrics
+        sides = self._sides(frame)
+        pieces = [
+            self._piece(metric, numbers, sides)
+            for metric, numbers in zip(frame.metrics, frame.numbers, strict=True)
         ]
-        return lines, [(mark, part) for mark, part in parts if "%s" in part]
+        template = "".join(piece for piece, _ in pieces)
+        columns = [column for _, several in pieces for column in several]
+        return map(template.__mod__, zip(*columns, strict=True))
+
+    def _sides(self, frame: Frame) -> list[_Side]:
+        """What stands around its metrics' names and values."""
+        labels = self._texts(frame)
+        return [
+            ("%s", [list(map(part.__mod__, zip(*labels, strict=True)))])
+            if "%s" in part
+            else (part, [])
+            for part in self._around(frame)
+        ]
+
+    def _piece(
+        self, metric: Metric, numbers: Sequence[Number | None], sides: Sequence[_Side]
+    ) -> _Side:
+        """What a metric adds to a row: its line, or where not all rows have just one, any text."""
+        (path, paths), (inside, insides), (behind, behinds) = sides
+        start, end = f"{path}{metric.name}{inside}:", f"|{_kind(metric)}{behind}\n"
+        texts = _spelled(numbers)
+        unknown = texts.count(None)
+        self.counts.skipped_values += unknown
+        negative = _kind(metric) == "g" and texts is not numbers and _negative(texts)
+        if not unknown and not negative:
+            return f"{start}%s{end}", [*paths, *insides, texts, *behinds]
+        if unknown == len(texts):
+            return "", []
+        line = _signed if negative else _known
+        starts, ends = _filled(start, [*paths, *insides]), _filled(end, behinds)
+        return "%s", [list(map(line, starts, texts, ends))]
 
     def _around(self, frame: Frame) -> tuple[str, str, str]:
         """What stands around its metrics' names and values, ``%s`` for each label."""
@@ -304,32 +313,40 @@ class Speller:
         own = () if self.dialect.tagged else frame.tags.values()
         return clean("-".join((frame.target, *own)), tag=self.dialect.tagged)
 
-    def _numbers(self, frame: Frame, lines: Sequence[str]) -> Iterable[tuple[object, ...]]:
-        """Each row's numbers, spelled where ``%s`` would not do; None for what is not sent."""
-        columns = list(zip(*frame.rows, strict=True))[len(frame.query.labels) :]
-        return zip(*map(self._column, columns, frame.metrics, lines), strict=True)
 
-    def _column(
-        self, numbers: Sequence[Number | None], metric: Metric, line: str
-    ) -> Sequence[object]:
+def _filled(text: str, columns: Sequence[Sequence[str]]) -> Iterable[str]:
+    """The same text for every row, with those of the columns put in."""
+    return map(text.__mod__, zip(*columns, strict=True)) if columns else repeat(text)
+
+
+def _known(start: str, number: object, end: str) -> str:
+    return "" if number is None else f"{start}{number}{end}"
+
+
+def _signed(start: str, number: str | None, end: str) -> str:
+    """The same, of a gauge that may be negative."""
+    zero = f"{start}0{end}" if number and number.startswith("-") else ""
+    return zero + _known(start, number, end)
+
+
+def _negative(texts: Iterable[str | None]) -> bool:
+    """Whether one of them has a sign, which stands nowhere else in a number."""
+    return "-" in "".join(filter(None, texts))
+
+
+def _spelled(numbers: Sequence[Number | None]) -> Sequence[Any]:
+    """A column as its numbers are spelled; None for what is not sent.
+
+    One of whole numbers from 0 on, which most are, is returned as it is.
+    """
+    kinds = set(map(type, numbers))
+    if kinds <= _WHOLE:
         known = [number for number in numbers if number is not None]
-        if _plain(known):
-            self.counts.skipped_values += len(numbers) - len(known)
+        if not known or (min(known) >= 0 and max(known) <= _GREATEST):
             return numbers
-        texts = [spell_number(number) for number in numbers]
-        self.counts.skipped_values += texts.count(None)
-        if _kind(metric) != "g":
-            return texts
-        start, end = line.split("%s")
-        pair = f"0{end}{start}"
-        return [pair + text if text and text.startswith("-") else text for text in texts]
-
-
-def _plain(numbers: Sequence[Any]) -> bool:
-    """Whether ``%s`` spells all of them right."""
-    return set(map(type, numbers)) <= {int} and (
-        not numbers or (min(numbers) >= 0 and max(numbers) <= _GREATEST)
-    )
+    # Many rows have the same number: 0, most of all.
+    texts = {number: spell_number(number) for number in set(numbers)}
+    return list(map(texts.__getitem__, numbers))
 
 
 def spell_number(number: Number | None) -> str | None:
@@ -382,6 +399,14 @@ def _around(
 
 def _kind(metric: Metric) -> str:
     return _TYPES.get(metric.kind, "g")
+
+
+def _parts(frame: Frame) -> list[Frame]:
+    """A frame without the row of the folded rest, of which other numbers are known, and that."""
+    if not frame.query.folds or frame.height < 2 or frame.labels[-1][-1] is not OTHER:
+        return [frame]
+    cuts = slice(0, -1), slice(-1, None)
+    return [frame._replace(columns=[column[cut] for column in frame.columns]) for cut in cuts]
 
 
 def _scopes(frame: Frame) -> list[_Scope]:

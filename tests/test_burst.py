@@ -70,7 +70,7 @@ def test_the_figures_are_those_of_the_samples() -> None:
     metrics = (names["cl_waiting"], names["sv_active"], names["maxwait_seconds"])
 
     def sample(*rows: tuple[object, ...]) -> Frame:
-        return Frame(POOLS, metrics, rows, "front")
+        return Frame.of(POOLS, metrics, rows, "front")
 
     frame = peaks(
         [
@@ -98,7 +98,7 @@ def test_what_no_sample_knows_is_left_out() -> None:
     names = {m.name: m for m in POOLS.metrics}
     metrics = (names["cl_waiting"], names["sv_active"])
     rows: list[list[tuple[object, ...]]] = [[("a", "u", 2, None)], [("b", "u", None, 3)]]
-    samples = [Frame(POOLS, metrics, several, "f") for several in rows]
+    samples = [Frame.of(POOLS, metrics, several, "f") for several in rows]
     frame = peaks(samples, Target(PGBOUNCER, "f", ""))
     found = {
         row[0]: dict(zip([m.name for m in frame.metrics], row[2:], strict=True))
@@ -114,7 +114,7 @@ def test_what_no_sample_knows_is_left_out() -> None:
 
 def test_the_percentile_is_a_value_that_was_seen() -> None:
     names = {m.name: m for m in POOLS.metrics}
-    samples = [Frame(POOLS, (names["cl_waiting"],), [("a", "u", n)], "f") for n in range(1, 101)]
+    samples = [Frame.of(POOLS, (names["cl_waiting"],), [("a", "u", n)], "f") for n in range(1, 101)]
     frame = peaks(samples, Target(PGBOUNCER, "f", ""))
     values = dict(zip([m.name for m in frame.metrics], frame.rows[0][2:], strict=True))
     assert values["cl_waiting_p95"] == 95

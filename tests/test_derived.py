@@ -137,7 +137,9 @@ def test_waits_at_login_leave_the_time_in_the_server_unknown() -> None:
             "total_query_time_us": query_us,
             "total_wait_time_us": wait_us,
         }
-        return Frame(STATS, metrics, [("shop", *(known.get(m.name, 0) for m in metrics))], "front")
+        return Frame.of(
+            STATS, metrics, [("shop", *(known.get(m.name, 0) for m in metrics))], "front"
+        )
 
     memory: Memory = {}
     one = Target(PGBOUNCER, "front", "")

@@ -20,7 +20,7 @@ SPENT = tuple(metric for metric in NEEDS.metrics if metric.name == "vacuum_time_
 
 def shares(memory: dict[str, Any], now: float, **spent: float | None) -> dict[str, float | None]:
     """What follows from the totals of some databases at a time."""
-    frames = [Frame(NEEDS, SPENT, [(name, ms)], scope=(name,)) for name, ms in spent.items()]
+    frames = [Frame.of(NEEDS, SPENT, [(name, ms)], scope=(name,)) for name, ms in spent.items()]
     found = derived(Poll(TARGET, frames), memory, now)
     return dict(row for frame in found for row in frame.rows)
 
@@ -36,7 +36,7 @@ def test_the_time_spent_by_the_time_between() -> None:
 
 
 def test_before_18_nobody_knows() -> None:
-    frame = Frame(NEEDS, NEEDS.on(170000), [], scope=("a",))._replace()
+    frame = Frame.of(NEEDS, NEEDS.on(170000), [], scope=("a",))._replace()
     assert derived(Poll(TARGET, [frame]), {}, 1.0) == []
 
 

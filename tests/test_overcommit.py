@@ -86,7 +86,7 @@ def test_what_pools_may_open_is_held_against_the_usable_connections(
 
 
 class Counted(list[Any]):
-    """Rows that know how often they were gone through."""
+    """A column that knows how often it was gone through."""
 
     times = 0
 
@@ -99,15 +99,20 @@ def test_what_is_made_of_an_answer_goes_through_it_a_few_times(front: Bouncer) -
     """And not once for each of its rows: there are PgBouncers with 5,000 pools."""
     poll = asker(Target(PGBOUNCER, "front", front.dsn("pgbouncer", "pgadmin"))).poll()
     for at, answer in enumerate(poll.frames):
-        rows = [row for row in answer.rows for _ in range(50)]
-        poll.frames[at] = answer._replace(rows=Counted(rows))
+        many = [Counted(value for value in column for _ in range(50)) for column in answer.columns]
+        poll.frames[at] = answer._replace(columns=many)
     poll.leads = {f"{name} {n}": place for name, place in poll.leads.items() for n in range(50)}
     memory: dict[str, Any] = {}
     commit(poll, memory, 1.0)
     made = [*poll.frames, *derived(poll, memory, 1.0)]
     retired(made, {}, 0)
     assert Speller(DIALECTS["plain"], "pgstats").spell(*made)
-    passes = {f.query.group: f.rows.times for f in poll.frames if isinstance(f.rows, Counted)}
+    passes = {
+        (frame.query.group, at): column.times
+        for frame in poll.frames
+        for at, column in enumerate(frame.columns)
+        if isinstance(column, Counted)
+    }
     assert max(passes.values()) < 20, passes
 
 
@@ -203,9 +208,10 @@ def test_without_a_limit_there_is_no_sum(polls: tuple[Poll, Poll]) -> None:
     main, front = polls
     (databases,) = (f for f in front.frames if f.query.group == "databases")
     at = 1 + [metric.name for metric in databases.metrics].index("pool_size")
-    rows = [(*row[:at], 0, *row[at + 1 :]) for row in databases.rows]
+    columns = [*databases.columns]
+    columns[at] = [0] * databases.height
     front.frames = [
-        f._replace(rows=rows) if f.query.group == "databases" else f for f in front.frames
+        f._replace(columns=columns) if f.query.group == "databases" else f for f in front.frames
     ]
     known: dict[str, Any] = {}
     front.version = 11800

@@ -40,7 +40,7 @@ def of(dialect: str) -> Fleet:
 def lines(dialect: str) -> list[str]:
     """A line of every metric, each label with a value of its own."""
     frames = [
-        Frame(
+        Frame.of(
             query,
             query.metrics,
             [(*(f"a-{label}" for label in query.labels), *(1 for _ in query.metrics))],

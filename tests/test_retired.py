@@ -32,7 +32,7 @@ Values = dict[str, float]
 
 def frame(query: Query, *rows: Row, scope: Row = (), **more: Any) -> Frame:
     width = len(rows[0]) - len(query.labels) if rows else 1
-    return Frame(query, query.metrics[:width], rows, "main", scope=scope, **more)
+    return Frame.of(query, query.metrics[:width], rows, "main", scope=scope, **more)
 
 
 def tables(database: str, *names: object) -> Frame:
@@ -94,7 +94,7 @@ def test_the_last_row_too(story: Story) -> None:
 
 def test_what_was_not_answered_stays_until_it_is(story: Story) -> None:
     story.poll(frame(POOLS, ("a", "u", 1)))
-    up = Frame(UP[POSTGRES], UP[POSTGRES].metrics, [(0,)], "main")
+    up = Frame.of(UP[POSTGRES], UP[POSTGRES].metrics, [(0,)], "main")
     for _ in range(3):
         assert story.poll(up) == set()
     assert story.poll(up, frame(POOLS, ("b", "u", 1))) == {"pools.a.u.cl_active"}
@@ -188,7 +188,7 @@ def test_the_last_value_may_be_any_number_or_none() -> None:
 
 
 def test_a_target_that_is_polled_no_more_ends_whole(story: Story) -> None:
-    up = Frame(UP[POSTGRES], UP[POSTGRES].metrics, [(1,)], "main")
+    up = Frame.of(UP[POSTGRES], UP[POSTGRES].metrics, [(1,)], "main")
     story.poll(up, tables("a", "x", OTHER))
     assert last(ended(story.sent, 0)) == {
         ".up",

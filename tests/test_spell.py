@@ -76,7 +76,7 @@ def speller(dialect: str = "plain", tags: Mapping[str, str] | None = None) -> Sp
 
 
 def tables(*rows: Row, **more: Any) -> Frame:
-    return Frame(TABLES, TABLES.metrics, rows, "main", **more)
+    return Frame.of(TABLES, TABLES.metrics, rows, "main", **more)
 
 
 def names(spelled: str) -> list[str]:
@@ -129,7 +129,7 @@ def test_a_row_in_each_dialect(dialect: str) -> None:
 
 def test_up_has_no_group() -> None:
     up = UP[PGBOUNCER]
-    frame = Frame(up, up.metrics[:1], [(1,)], "front")
+    frame = Frame.of(up, up.metrics[:1], [(1,)], "front")
     assert speller().spell(frame) == "pgstats.pgbouncer.front.up:1|g\n"
     assert speller("influx").spell(frame) == "pgstats.pgbouncer.up,target=front:1|g\n"
 
@@ -145,11 +145,11 @@ def test_up_has_no_group() -> None:
 )
 def test_without_target_labels_and_tags_nothing_stands_in_for_them(dialect: str, line: str) -> None:
     query = Query("self", "ship", (Metric("lines", "Lines"),))
-    assert speller(dialect).spell(Frame(query, query.metrics, [(7,)])) == line
+    assert speller(dialect).spell(Frame.of(query, query.metrics, [(7,)])) == line
 
 
 def test_one_process_of_a_group_is_a_target_or_a_tag() -> None:
-    frame = Frame(POOLS, POOLS.metrics, [("app", 4)], "front", {"peer": "2"})
+    frame = Frame.of(POOLS, POOLS.metrics, [("app", 4)], "front", {"peer": "2"})
     assert speller().spell(frame) == "pgstats.pgbouncer.front-2.pools.app.cl_active:4|g\n"
     assert (
         speller("influx", {"env": "x", "zone": "y"}).spell(frame)
@@ -158,7 +158,7 @@ def test_one_process_of_a_group_is_a_target_or_a_tag() -> None:
 
 
 def test_counters_are_counters_and_have_no_zero_before_them() -> None:
-    frame = Frame(GROWTH, GROWTH.metrics, [(-3,)], "front")
+    frame = Frame.of(GROWTH, GROWTH.metrics, [(-3,)], "front")
     assert speller().spell(frame) == "pgstats.pgbouncer.front.stats.queries:-3|c\n"
     tagged = speller("dogstatsd").spell(frame)
     assert tagged == "pgstats.pgbouncer.stats.queries:-3|c|#target:front\n"
@@ -168,14 +168,14 @@ def test_counters_are_counters_and_have_no_zero_before_them() -> None:
 def test_nothing_to_say_is_no_line(dialect: str) -> None:
     ours = speller(dialect)
     assert ours.spell() == ours.spell(tables()) == ""
-    assert ours.spell(Frame(TABLES, (), [("a", "b", "c")], "main")) == ""
+    assert ours.spell(Frame.of(TABLES, (), [("a", "b", "c")], "main")) == ""
     assert ours.spell(tables(("a", "b", "c", None, None))) == ""
     assert ours.counts.skipped_values == 2
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_shape_for_people_is_the_line(dialect: str) -> None:
-    frame = Frame(TABLES, TABLES.metrics[:1], [("D", "S", "T", 5)], "M")
+    frame = Frame.of(TABLES, TABLES.metrics[:1], [("D", "S", "T", 5)], "M")
     line = speller(dialect).spell(frame).rstrip("\n")
     words = {"<target>": "M", "<database>": "D", "<schema>": "S", "<table>": "T", "<value>": "5"}
     shown = shape(TABLES, TABLES.metrics[0], DIALECTS[dialect], "pgstats")
@@ -243,7 +243,7 @@ def test_each_number_of_a_table_is_sent_once_or_counted(
 def test_the_zero_of_a_negative_has_the_same_name_and_tags(
     numbers: list[int], dialect: str
 ) -> None:
-    frame = Frame(POOLS, POOLS.metrics, [(f"u{at}", n) for at, n in enumerate(numbers)], "front")
+    frame = Frame.of(POOLS, POOLS.metrics, [(f"u{at}", n) for at, n in enumerate(numbers)], "front")
     said = read(speller(dialect, {"env": "x"}).spell(frame), dialect)
     for at, line in enumerate(said):
         if line.value.startswith("-"):
@@ -373,15 +373,15 @@ def test_names_are_told_apart_across_the_frames_of_a_poll() -> None:
 
 def test_groups_and_targets_do_not_disturb_each_other() -> None:
     ours = speller()
-    one = Frame(POOLS, POOLS.metrics, [("a b", 1)], "front")
-    two = Frame(POOLS, POOLS.metrics, [("a.b", 1)], "back")
+    one = Frame.of(POOLS, POOLS.metrics, [("a b", 1)], "front")
+    two = Frame.of(POOLS, POOLS.metrics, [("a.b", 1)], "back")
     assert [name.split(".")[4] for name in names(ours.spell(one, two))] == ["a_b", "a_b"]
 
 
 def test_a_name_is_the_same_in_every_group() -> None:
     """Or else what is said of one database would be read as said of another."""
     stats = Query("postgres", "database", (Metric("size", "Size"),), labels={"database": ""})
-    sizes = Frame(stats, stats.metrics, [("a b", 1), ("a_b", 2)], "main")
+    sizes = Frame.of(stats, stats.metrics, [("a b", 1), ("a_b", 2)], "main")
     heaps = tables(("a b", "s", "only here", 1, None), ("a b", "s", "only.there", 1, None))
     found = [name.split(".")[4:-1] for name in names(speller().spell(heaps, sizes))]
     assert found == [
@@ -432,7 +432,7 @@ def test_names_that_a_receiver_cuts_are_noted_once_for_each(dialect: str) -> Non
 
 def test_long_names_without_labels_are_noted_too() -> None:
     long = Speller(DIALECTS["dogstatsd"], f"p{'x' * 200}", {})
-    frame = Frame(GROWTH, GROWTH.metrics, [(1,)], "front")
+    frame = Frame.of(GROWTH, GROWTH.metrics, [(1,)], "front")
     long.spell(frame)
     assert long.notes["Datadog"].endswith(".pgbouncer.stats.queries has 225")
 

@@ -37,9 +37,9 @@ ROWS = [
     ("appdb", OTHER, OTHER, 2**53, 1e-6, None),
 ]
 FRAMES = [
-    Frame(TABLES, TABLES.metrics, ROWS, "main"),
-    Frame(UP[PGBOUNCER], UP[PGBOUNCER].metrics[:1], [(1,)], "front"),
-    Frame(GROWTH, GROWTH.metrics, [("appdb", 42)], "front"),
+    Frame.of(TABLES, TABLES.metrics, ROWS, "main"),
+    Frame.of(UP[PGBOUNCER], UP[PGBOUNCER].metrics[:1], [(1,)], "front"),
+    Frame.of(GROWTH, GROWTH.metrics, [("appdb", 42)], "front"),
 ]
 LINE = re.compile(r"([^:]+):([^|]+)\|([gc])(?:\|#(.*))?")
 

@@ -68,7 +68,7 @@ Poll = dict[tuple[object, ...], tuple[Number | None, ...]]
 
 def frame(rows: Poll) -> Frame:
     lines = [(*key, at, *values) for at, (key, values) in enumerate(rows.items(), 1)]
-    return Frame(TABLES, TABLES.metrics, lines, "main")
+    return Frame.of(TABLES, TABLES.metrics, lines, "main")
 
 
 def meant(number: Number | None) -> float | None:

@@ -52,24 +52,42 @@ def frame(
     """
     if query.pairs:
         columns, rows = _turn(query.pairs, columns, rows)
-    by_name = dict(
-        zip(columns, zip(*rows, strict=True) if rows else [()] * len(columns), strict=True)
-    )
+    by_name = turned(columns, rows)
     strange = _strange(query, columns)
-    metrics = (*query.metrics, *_passed_on(query, [name for name in strange if columns[name]]))
+    more = _passed_on(query, [name for name in strange if columns[name]])
+    found = framed(query, version, by_name, more, len(rows), target, shared)
+    if query.budget is not None or _ambiguous(found):
+        budget = len(rows) if query.budget is None else query.budget
+        folded = _folded(found.rows, found.metrics, len(found.labels), budget)
+        found = Frame.of(query, found.metrics, folded, target, scope=shared)
+    return found._replace(tags=tags or {}), len(strange)
+
+
+def turned(columns: Iterable[str], rows: Rows) -> dict[str, Sequence[Any]]:
+    """The values of each column."""
+    names = list(columns)
+    return dict(zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True))
+
+
+def framed(
+    query: Query,
+    version: int,
+    by_name: Mapping[str, Sequence[Any]],
+    more: Iterable[Metric],
+    length: int,
+    target: str,
+    shared: tuple[str, ...] = (),
+) -> Frame:
+    """The frame of columns, each with so many values: of the query's metrics and ``more``."""
     picked = [
         (metric, values)
-        for metric in metrics
-        if metric.right(version) and (values := _values(metric, by_name, len(rows))) is not None
+        for metric in (*query.metrics, *more)
+        if metric.right(version) and (values := _values(metric, by_name, length)) is not None
     ]
-    labels: list[Iterable[object]] = [[value] * len(rows) for value in shared]
-    labels += _own_labels(query, by_name, len(rows))[len(shared) :]
-    chosen = tuple(metric for metric, _ in picked)
-    answered = list(zip(*labels, *(values for _, values in picked), strict=True))
-    if query.budget is not None or _ambiguous(query, answered, len(labels)):
-        budget = len(answered) if query.budget is None else query.budget
-        answered = _folded(answered, chosen, len(labels), budget)
-    return Frame(query, chosen, answered, target, tags or {}, shared), len(strange)
+    labels: list[Sequence[object]] = [[value] * length for value in shared]
+    labels += _own_labels(query, by_name, length)[len(shared) :]
+    metrics = tuple(metric for metric, _ in picked)
+    return Frame(query, metrics, [*labels, *(values for _, values in picked)], target, scope=shared)
 
 
 def _own_labels(
@@ -80,7 +98,9 @@ def _own_labels(
     found: list[Sequence[object]] = []
     for label, column in query.labels.items():
         values = by_name.get(column, by_name.get(label, [None] * length))
-        found.append([null if value is None else str(value) for value in values])
+        if set(map(type, values)) != {str}:
+            values = [null if value is None else str(value) for value in values]
+        found.append(values)
     return found
 
 
@@ -92,11 +112,11 @@ _FOLDS: Mapping[str, Callable[[list[Number]], Number | None]] = {
 }
 
 
-def _ambiguous(query: Query, rows: Sequence[Row], width: int) -> bool:
+def _ambiguous(frame: Frame) -> bool:
     """Whether rows have the same labels: some poolers list a database once for each user."""
-    if query.family != PGBOUNCER or not width:
+    if frame.query.family != PGBOUNCER or not frame.labels:
         return False
-    return len({row[:width] for row in rows}) < len(rows)
+    return len(set(frame.keys)) < frame.height
 
 
 def _folded(rows: Sequence[Row], metrics: Sequence[Metric], width: int, budget: int) -> list[Row]:

@@ -28,7 +28,7 @@ def prove(target: Target) -> list[Finding]:
 
 def unmatched(poll: Poll) -> str:
     """A note on `databases = [...]` that mean no database at all, "" where there are some."""
-    if not any(frame.query is DATABASE and not frame.rows for frame in poll.frames):
+    if not any(frame.query is DATABASE and not frame.height for frame in poll.frames):
         return ""
     globs = ", ".join(poll.target.databases)
     return f"no database that the role may connect to is meant by databases = {globs}"

@@ -157,7 +157,7 @@ def ask(
     if fault := _fault(question, columns, kept):
         raise AskError(stage, "other", *fault)
     found, _ = frame(query, session.version, columns, kept, target=target, shared=shared)
-    if len({row[: len(query.labels)] for row in found.rows}) < len(found.rows):
+    if len(set(found.keys)) < found.height:
         raise AskError(stage, "other", *_indistinct(question))
     return found, len(rows) > len(kept)
 

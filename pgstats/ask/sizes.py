@@ -84,8 +84,8 @@ class Sizes:
             ]
         name, scope = self._target.name, (database,)
         return [
-            Frame(SIZE, SIZE.metrics, [(database, whole, turn.skipped)], name, scope=scope),
-            Frame(SIZES, SIZES.metrics, rows, name, scope=scope),
+            Frame.of(SIZE, SIZE.metrics, [(database, whole, turn.skipped)], name, scope=scope),
+            Frame.of(SIZES, SIZES.metrics, rows, name, scope=scope),
         ]
 
 

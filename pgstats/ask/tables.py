@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pgstats.ask.answer import Columns, Rows, frame
+from pgstats.ask.answer import framed, turned
 from pgstats.ask.globs import pattern
 from pgstats.ask.session import Session
 from pgstats.catalogue.postgres.tables import NEED, NEEDS, TABLES, TOTALS, select
-from pgstats.model import Metric, Number, Poll, Query, Target
+from pgstats.model import Metric, Number, Poll, Target
 
 _Answer = Mapping[str, Sequence[Any]]  # the values of each column
 
@@ -46,7 +46,7 @@ def tables(session: Session, database: str, poll: Poll, members: Members) -> lis
         complete=poll.complete,
     )
     columns, rows = session.ask(sql, asked, "tables")
-    by_name = dict(zip(columns, zip(*rows, strict=True), strict=True))
+    by_name = turned(columns, rows)
     shown = [
         Shown(root, (schema, table), oids)
         for root, schema, table, oids in zip(
@@ -59,23 +59,15 @@ def tables(session: Session, database: str, poll: Poll, members: Members) -> lis
     poll.counts["tables_folded"] += max(by_name["tables_folded"])
     sums = {name: (total,) for name, total in _totals(by_name).items()}
     poll.frames += [
-        frame(
-            query,
-            session.version,
-            *_part(query, found),
-            target=poll.target.name,
-            shared=(database,),
-        )[0]
-        for query, found in ((TABLES, by_name), (NEED, by_name), (TOTALS, sums), (NEEDS, sums))
+        framed(query, session.version, found, (), height, poll.target.name, (database,))
+        for query, found, height in (
+            (TABLES, by_name, len(rows)),
+            (NEED, by_name, len(rows)),
+            (TOTALS, sums, 1),
+            (NEEDS, sums, 1),
+        )
     ]
     return shown
-
-
-def _part(query: Query, found: _Answer) -> tuple[Columns, Rows]:
-    """The columns of an answer that belong to one of its queries."""
-    own = ["schema", "table", *(metric.name for metric in query.metrics)]
-    kept = {name: found[name] for name in own if name in found}
-    return dict.fromkeys(kept, True), list(zip(*kept.values(), strict=True))
 
 
 def _globs(target: Target) -> dict[str, list[str]]:

@@ -53,11 +53,11 @@ def _crowding(poll: Poll, answers: Mapping[str, Frame], memory: Memory, now: flo
     sizes = _sizes(answers)
     clocks = _clocks(pools, memory, now)
     rows = []
-    for row, busy, clock in zip(pools.rows, at_work(pools), clocks, strict=True):
-        own = sizes.get(("user", row[1]))
-        size = sizes.get(("database", row[0])) if own is None else own
+    for database, user, busy, clock in zip(*pools.labels, at_work(pools), clocks, strict=True):
+        own = sizes.get(("user", user))
+        size = sizes.get(("database", database)) if own is None else own
         share = round(busy / size, 6) if size and busy is not None else None
-        rows.append((*row[:2], share, clock))
+        rows.append((database, user, share, clock))
     return [poll.target.frame(CROWDING, CROWDING.metrics, rows)]
 
 
@@ -65,15 +65,17 @@ def _sizes(answers: Mapping[str, Frame]) -> dict[tuple[str, str], Any]:
     """Pool sizes by (kind, name): a user's own goes before the database's."""
     found: dict[tuple[str, str], Any] = {}
     for group, kind in (("databases", "database"), ("users", "user")):
-        frame = answers.get(group)
-        for row, size in zip(frame.rows if frame else (), column(frame, "pool_size"), strict=False):
-            found[kind, row[0]] = size
+        if frame := answers.get(group):
+            sizes = column(frame, "pool_size")
+            found |= {
+                (kind, name): size for name, size in zip(frame.columns[0], sizes, strict=False)
+            }
     return found
 
 
 def _clocks(pools: Frame, memory: Memory, now: float) -> list[float | None]:
     """How long each pool has had waiting clients, at every poll in between as well."""
-    labels = [row[:2] for row in pools.rows]
+    labels = pools.keys
     unknown = [None] * len(labels)
     waiting = column(pools, "cl_waiting") or unknown
     longest = column(pools, "maxwait_seconds") or unknown

@@ -28,7 +28,9 @@ def duty(poll: Poll, memory: Memory, now: float) -> list[Frame]:
             (database,) = frame.scope
             share = _share(seen.get(database), now, spent[0])
             seen[database] = [now, spent[0]]
-            found.append(Frame(DUTY, DUTY.metrics, [(database, share)], frame.target, frame.tags))
+            found.append(
+                Frame.of(DUTY, DUTY.metrics, [(database, share)], frame.target, frame.tags)
+            )
     return found
 
 

@@ -65,10 +65,13 @@ def _compare(poll: Poll, frame: Frame, pools: Frame | None, memory: Memory, now:
 
 def _totals(frame: Frame) -> tuple[list[str], list[tuple[Row, list[Any]]]]:
     """The names of the totals that something is derived from; of each row its labels and these."""
-    width, wanted = len(frame.query.labels), _TOTALS[frame.query.group]
-    totals = [(at, m.name) for at, m in enumerate(frame.metrics, width) if m.name in wanted]
-    rows = [(row[:width], [row[at] for at, _ in totals]) for row in frame.rows]
-    return [name for _, name in totals], rows
+    wanted = _TOTALS[frame.query.group]
+    metrics = zip(frame.metrics, frame.numbers, strict=True)
+    totals = [(metric.name, column) for metric, column in metrics if metric.name in wanted]
+    rows = (
+        list(map(list, zip(*(column for _, column in totals), strict=True))) or [[]] * frame.height
+    )
+    return [name for name, _ in totals], list(zip(frame.keys, rows, strict=True))
 
 
 def _remembered(poll: Poll, frame: Frame, now: float) -> Memory:
@@ -167,8 +170,8 @@ def _waiting(rows: Iterable[Sequence[str]], pools: Frame | None) -> dict[Row, Nu
     """How many clients wait, by the labels of each row; None where nobody knows."""
     clients = column(pools, "cl_waiting")
     found: dict[Row, Number | None] = dict.fromkeys(map(tuple, rows), 0 if clients else None)
-    for pool, number in zip(pools.rows if pools and clients else (), clients, strict=True):
-        labels = pool[:1] if pool[:1] in found else ()
+    for name, number in zip(pools.columns[0] if pools and clients else (), clients, strict=True):
+        labels = (name,) if (name,) in found else ()
         if labels in found:
             so_far = found[labels]
             found[labels] = None if number is None or so_far is None else so_far + number
@@ -203,7 +206,8 @@ def _unsettled(growth: Growth, pools: Frame | None) -> list[Row]:
     ]
     if not found or pools is None:
         return found
-    busy = {pool[:1] for pool, work in zip(pools.rows, at_work(pools), strict=True) if work != 0}
+    work = zip(pools.columns[0], at_work(pools), strict=True)
+    busy = {(name,) for name, servers in work if servers != 0}
     return [labels for labels in found if (labels in busy if labels else busy)]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from pgstats.catalogue.postgres.overcommit import OVERCOMMIT
 from pgstats.model import Frame, Number, Poll, Row, Site
+from pgstats.shape.column import column
 
 Memory = dict[str, Any]
 
@@ -54,12 +55,9 @@ def _numbers(frame: Frame | None, *names: str) -> dict[Row, tuple[Number | None,
     """Those metrics of each row, by its labels; None where there is no such metric."""
     if frame is None:
         return {}
-    width = len(frame.query.labels)
-    places = {metric.name: at for at, metric in enumerate(frame.metrics, width)}
-    wanted = [places.get(name) for name in names]
-    return {
-        row[:width]: tuple(None if at is None else row[at] for at in wanted) for row in frame.rows
-    }
+    unknown = [None] * frame.height
+    wanted = (column(frame, name) or unknown for name in names)
+    return dict(zip(frame.keys, zip(*wanted, strict=True), strict=True))
 
 
 def _openable(
@@ -73,7 +71,7 @@ def _openable(
     databases = _numbers(answers["databases"], *limits, "max_connections")
     users = _numbers(answers.get("users"), *limits)
     members: dict[str, list[str]] = {}
-    for name, user in _numbers(answers["pools"]):
+    for name, user in answers["pools"].keys:
         members.setdefault(name, []).append(user)
 
     def openable(database: str, place: Site) -> tuple[int, Number | None]:

@@ -40,16 +40,16 @@ def _account(poll: Poll, skipped_runs: int, day: float) -> Frame:
         **(poll.counts if poll.up else {}),
     }
     metrics = tuple(metric for metric in POLL.metrics if metric.name in numbers)
-    return Frame(POLL, metrics, [(poll.target.title, *(numbers[m.name] for m in metrics))])
+    return Frame.of(POLL, metrics, [(poll.target.title, *(numbers[m.name] for m in metrics))])
 
 
 def shipping(numbers: Mapping[str, float]) -> Frame:
     """What became of the lines so far, as far as that is known."""
     metrics = tuple(metric for metric in SHIP.metrics if metric.name in numbers)
-    return Frame(SHIP, metrics, [tuple(numbers[metric.name] for metric in metrics)])
+    return Frame.of(SHIP, metrics, [tuple(numbers[metric.name] for metric in metrics)])
 
 
 def job(target: Target, numbers: Mapping[str, float]) -> Frame:
     """What became of a run of the daemon's job for a target."""
     metrics = tuple(metric for metric in JOB.metrics if metric.name in numbers)
-    return Frame(JOB, metrics, [(target.title, *(numbers[metric.name] for metric in metrics))])
+    return Frame.of(JOB, metrics, [(target.title, *(numbers[metric.name] for metric in metrics))])

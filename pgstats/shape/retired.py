@@ -8,6 +8,7 @@ that all their rows stay. A database that is no longer listed takes its rows wit
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 from pgstats.catalogue import QUERIES
@@ -55,14 +56,18 @@ def retired(
     if last is None:
         sent.pop("rows", None)
         return []
-    answers = _Answers(frames)
+    answers, known = _Answers(frames), _recalled(sent)
+    if {place: rows for place, rows in answers.places.items() if rows} == known:
+        return []  # as at most polls
     own = {(one.query.group, tuple(one.query.labels)) for one in questions}
     gone: _Places = {}
-    for place, rows in _recalled(sent).items():
+    for place, rows in known.items():
         if _orphaned(place, own):
             gone[place] = rows
             continue
         here = answers.places.setdefault(place, {})
+        if here == rows:
+            continue
         for labels, names in rows.items():
             now = here.get(labels)
             if now is None and not partial and answers.rule_out(place, labels):
@@ -106,12 +111,15 @@ class _Answers:
     def _add(self, frame: Frame) -> None:
         place = _place(frame)
         rows = self.places.setdefault(place, {})
-        for labels, names in _sent(frame):
-            before = rows.get(labels)
-            rows[labels] = names if before is None else self.joined(before, names)
+        labels, names = _labels(frame), _names(frame)
+        if rows:
+            pairs = list(zip((rows.get(row, ()) for row in labels), names, strict=True))
+            unions = {pair: self.joined(*pair) for pair in set(pairs)}
+            names = [unions[pair] for pair in pairs]
+        rows.update(zip(labels, names, strict=True))
         self._scopes.setdefault(place, set()).add(frame.scope)
         if frame.query is DATABASE:
-            self._databases = {row[0] for row in frame.rows}
+            self._databases = set(frame.columns[0])
 
     def joined(self, names: Names, more: Names) -> Names:
         """Both, each name once."""
@@ -137,32 +145,34 @@ def _place(frame: Frame) -> _Place:
     return _Place(query.family, query.group, frame.target, tags, tuple(query.labels))
 
 
-def _sent(frame: Frame) -> Iterable[tuple[Row, Names]]:
-    """The labels of each row, and the names of the gauges that it sends: unknown ones are not."""
-    width = len(frame.query.labels)
-    numbered = enumerate(frame.metrics, width)
-    gauges = [(at, metric.name) for at, metric in numbered if metric.kind in ("gauge", "total")]
-    every = tuple(name for _, name in gauges)
-    some: dict[Row, Names] = {}
-    for row in frame.rows:
-        names = every
-        if None in row:
-            known = tuple([row[at] is not None for at, _ in gauges])
-            if known not in some:
-                some[known] = tuple(
-                    name for (_, name), sent in zip(gauges, known, strict=True) if sent
-                )
-            names = some[known]
-        labels = row[:width]
-        if OTHER in labels:
-            labels = tuple(None if label is OTHER else label for label in labels)
-        yield labels, names
+def _labels(frame: Frame) -> list[Row]:
+    """The labels of each row, None for `OTHER`."""
+    if not any(OTHER in column for column in frame.labels):
+        return frame.keys
+    return [tuple(None if label is OTHER else label for label in row) for row in frame.keys]
+
+
+def _names(frame: Frame) -> list[Names]:
+    """The names of the gauges that each row sends: unknown ones are not."""
+    metrics = zip(frame.metrics, frame.numbers, strict=True)
+    gauges = [(m.name, column) for m, column in metrics if m.kind in ("gauge", "total")]
+    every = tuple(name for name, _ in gauges)
+    sparse = {name: column for name, column in gauges if None in column}
+    if not sparse:
+        return [every] * frame.height
+    columns = ([number is None for number in column] for column in sparse.values())
+    unknown = list(zip(*columns, strict=True))
+    names = {
+        row: tuple(name for name in every if name not in set(compress(sparse, row)))
+        for row in set(unknown)
+    }
+    return [names[row] for row in unknown]
 
 
 def _frames(places: Mapping[_Place, _Rows], last: Number) -> list[Frame]:
     """One frame for each place and set of metrics, every number the last one."""
     return [
-        Frame(
+        Frame.of(
             Query(place.family, place.group, metrics, labels=dict.fromkeys(place.labels, "")),
             metrics,
             [

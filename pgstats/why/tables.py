@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
-from itertools import compress
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pgstats.model import Frame, Number
+from pgstats.model import OTHER, Frame, Number
 from pgstats.why.cause import Case
 
 Memory = dict[str, Any]
-_Numbers = Mapping[str, Number | None]
 
 _VACUUMS = (
     *("vacuum_count", "autovacuum_count", "n_dead_tup"),
@@ -40,32 +38,32 @@ def vacuumed_in_vain(frames: Iterable[Frame], memory: Memory, case: Case) -> dic
     databases that were never polled before are left out.
     """
     counts: dict[str, int] = {}
-    for database, rows in _databases(frames, _VACUUMS):
+    for frame in frames:
+        database = str(frame.scope[0])
         before = memory.get(database)
-        memory[database] = {
-            table: _state(numbers, (before or {}).get(table), case, database)
-            for table, numbers in rows.items()
-        }
+        known, found = before or {}, {}
+        for table, manual, auto, dead, *ages in zip(
+            _tables(frame), *_columns(frame, *_VACUUMS), strict=True
+        ):
+            last, vacuums = known.get(table), int((manual or 0) + (auto or 0))
+            if last is None or vacuums != last[0]:
+                vain = (
+                    last is not None
+                    and vacuums > last[0]
+                    and (dead or 0) >= max(last[1], 1)
+                    and _held(ages, case, database)
+                )
+                last = [vacuums, int(dead or 0), int(vain)]
+            found[table] = last
+        found.pop(None, None)
+        memory[database] = found
         if before is not None:
-            counts[database] = sum(vain for _, _, vain in memory[database].values())
+            counts[database] = sum(vain for _, _, vain in found.values())
     return counts
 
 
-def _state(numbers: _Numbers, last: list[int] | None, case: Case, database: str) -> list[int]:
-    """A table's vacuums, dead rows, and whether its last vacuum was in vain."""
-    vacuums = int((numbers.get("vacuum_count") or 0) + (numbers.get("autovacuum_count") or 0))
-    dead = int(numbers.get("n_dead_tup") or 0)
-    if last is None:
-        return [vacuums, dead, 0]
-    if vacuums == last[0]:
-        return [vacuums, last[1], last[2]]
-    vain = bool(dead) and vacuums > last[0] and dead >= last[1] and _held(numbers, case, database)
-    return [vacuums, dead, int(vain)]
-
-
-def _held(numbers: _Numbers, case: Case, database: str) -> bool:
+def _held(ages: Iterable[Number | None], case: Case, database: str) -> bool:
     """Whether somebody has held the rows of a database since before the last vacuum."""
-    ages = [numbers.get(f"last_{kind}_age_seconds") for kind in ("vacuum", "autovacuum")]
     vacuumed = min((age for age in ages if age is not None), default=None)
     if vacuumed is None:
         return False
@@ -77,23 +75,14 @@ def _held(numbers: _Numbers, case: Case, database: str) -> bool:
     )
 
 
-def _databases(
-    frames: Iterable[Frame], wanted: Container[str]
-) -> Iterator[tuple[str, dict[str, _Numbers]]]:
-    """The tables of each frame, which is one database's, with the numbers that are ``wanted``.
+def _tables(frame: Frame) -> list[str | None]:
+    """What the tables of a frame are called; None for what is folded, which is no table."""
+    _, schemas, tables = frame.labels
+    names: list[str | None] = list(map("%s.%s".__mod__, zip(schemas, tables, strict=True)))
+    return [None if table is OTHER else name for table, name in zip(tables, names, strict=True)]
 
-    What is folded is no table.
-    """
-    for frame in frames:
-        width = len(frame.query.labels)
-        there = [metric.name in wanted for metric in frame.metrics]
-        names = [metric.name for metric in compress(frame.metrics, there)]
-        yield (
-            str(frame.scope[0]),
-            {
-                f"{schema}.{table}": dict(zip(names, compress(row[width:], there), strict=True))
-                for row in frame.rows
-                for _, schema, table in [row[:width]]
-                if isinstance(table, str)
-            },
-        )
+
+def _columns(frame: Frame, *wanted: str) -> list[Sequence[Number | None]]:
+    """Those metrics of a frame, unknown where there is none."""
+    found = dict(zip((metric.name for metric in frame.metrics), frame.numbers, strict=True))
+    return [found.get(name, [None] * frame.height) for name in wanted]
