@@ -260,6 +260,14 @@ class Frame(NamedTuple):
         return list(zip(*self.labels, strict=True)) if self.labels else [()] * self.height
 
     @property
+    def parts(self) -> list[Frame]:
+        """The same, and apart the row of the folded rest, of which other numbers are known."""
+        if not self.query.folds or self.height < 2 or self.labels[-1][-1] is not OTHER:
+            return [self]
+        cuts = slice(0, -1), slice(-1, None)
+        return [self._replace(columns=[column[cut] for column in self.columns]) for cut in cuts]
+
+    @property
     def numbers(self) -> Sequence[Sequence[Number | None]]:
         """The columns of the metrics."""
         return self.columns[len(self.query.labels) :]

@@ -203,7 +203,7 @@ class Speller:
         for frame in frames if self._limits() else ():
             if any(fresh.get(scope) for scope in _scopes(frame)) or not frame.query.labels:
                 self._measure(frame)
-        parts = [part for frame in frames for part in _parts(frame)]
+        parts = [part for frame in frames for part in frame.parts]
         return "".join(text for part in parts for text in self._lines(part))
 
     def altered(self) -> dict[str, dict[object, str]]:
@@ -399,14 +399,6 @@ def _around(
 
 def _kind(metric: Metric) -> str:
     return _TYPES.get(metric.kind, "g")
-
-
-def _parts(frame: Frame) -> list[Frame]:
-    """A frame without the row of the folded rest, of which other numbers are known, and that."""
-    if not frame.query.folds or frame.height < 2 or frame.labels[-1][-1] is not OTHER:
-        return [frame]
-    cuts = slice(0, -1), slice(-1, None)
-    return [frame._replace(columns=[column[cut] for column in frame.columns]) for cut in cuts]
 
 
 def _scopes(frame: Frame) -> list[_Scope]:

@@ -8,7 +8,7 @@ that all their rows stay. A database that is no longer listed takes its rows wit
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from itertools import compress
+from itertools import compress, repeat
 from typing import Any, NamedTuple
 
 from pgstats.catalogue import QUERIES
@@ -32,6 +32,14 @@ class _Place(NamedTuple):
 #: Rows by their labels, None for `OTHER`, and the metrics that were ever sent of each.
 _Rows = dict[Row, Names]
 _Places = dict[_Place, _Rows]
+
+
+class _Answer(NamedTuple):
+    """What one or more questions answered of the same rows."""
+
+    labels: Sequence[Sequence[Any]]  # columns
+    keys: list[Row]
+    gauges: list[tuple[str, Sequence[Any]]]  # names, and columns
 
 
 #: The groups that PostgreSQL fills by itself; any other belongs to a question of the user's own.
@@ -73,7 +81,7 @@ def retired(
             if now is None and not partial and answers.rule_out(place, labels):
                 gone.setdefault(place, {})[labels] = names
             elif now != names:
-                here[labels] = answers.joined(names, now or ())
+                here[labels] = answers.joined(now or (), names)
     _remember(answers.places, sent)
     return _frames(gone, last)
 
@@ -105,21 +113,24 @@ class _Answers:
         self._scopes: dict[_Place, set[Row]] = {}
         self._databases: set[object] | None = None
         self._unions: dict[tuple[Names, Names], Names] = {}
+        answers: dict[_Place, list[_Answer]] = {}
         for frame in frames:
-            self._add(frame)
+            place = _place(frame)
+            self._scopes.setdefault(place, set()).add(frame.scope)
+            if frame.query is DATABASE:
+                self._databases = set(frame.columns[0])
+            _gather(frame, answers.setdefault(place, []))
+        for place, several in answers.items():
+            for answer in several:
+                self._add(self.places.setdefault(place, {}), answer)
 
-    def _add(self, frame: Frame) -> None:
-        place = _place(frame)
-        rows = self.places.setdefault(place, {})
-        labels, names = _labels(frame), _names(frame)
-        if rows:
-            pairs = list(zip((rows.get(row, ()) for row in labels), names, strict=True))
-            unions = {pair: self.joined(*pair) for pair in set(pairs)}
-            names = [unions[pair] for pair in pairs]
-        rows.update(zip(labels, names, strict=True))
-        self._scopes.setdefault(place, set()).add(frame.scope)
-        if frame.query is DATABASE:
-            self._databases = set(frame.columns[0])
+    def _add(self, rows: _Rows, answer: _Answer) -> None:
+        named = zip(answer.keys, _names(answer), strict=True)
+        if not rows:
+            rows.update(named)
+            return
+        for key, names in named:
+            rows[key] = self.joined(rows.get(key, ()), names)
 
     def joined(self, names: Names, more: Names) -> Names:
         """Both, each name once."""
@@ -145,28 +156,39 @@ def _place(frame: Frame) -> _Place:
     return _Place(query.family, query.group, frame.target, tags, tuple(query.labels))
 
 
-def _labels(frame: Frame) -> list[Row]:
+def _gather(frame: Frame, answers: list[_Answer]) -> None:
+    """Add the gauges of a frame to those of the same rows, which may be of another question."""
+    for part in frame.parts:
+        metrics = zip(part.metrics, part.numbers, strict=True)
+        gauges = [(m.name, column) for m, column in metrics if m.kind in ("gauge", "total")]
+        same = next((one for one in answers if one.labels == part.labels), None)
+        if same is None or not part.labels:
+            answers.append(_Answer(part.labels, _keys(part), gauges))
+        else:
+            same.gauges.extend(gauges)
+
+
+def _keys(frame: Frame) -> list[Row]:
     """The labels of each row, None for `OTHER`."""
     if not any(OTHER in column for column in frame.labels):
         return frame.keys
     return [tuple(None if label is OTHER else label for label in row) for row in frame.keys]
 
 
-def _names(frame: Frame) -> list[Names]:
+def _names(answer: _Answer) -> Iterable[Names]:
     """The names of the gauges that each row sends: unknown ones are not."""
-    metrics = zip(frame.metrics, frame.numbers, strict=True)
-    gauges = [(m.name, column) for m, column in metrics if m.kind in ("gauge", "total")]
-    every = tuple(name for name, _ in gauges)
-    sparse = {name: column for name, column in gauges if None in column}
+    height = len(answer.keys)
+    gauges = {name: column for name, column in answer.gauges if column.count(None) < height}
+    sparse = {name: column for name, column in gauges.items() if None in column}
     if not sparse:
-        return [every] * frame.height
+        return repeat(tuple(gauges), height)
     columns = ([number is None for number in column] for column in sparse.values())
     unknown = list(zip(*columns, strict=True))
     names = {
-        row: tuple(name for name in every if name not in set(compress(sparse, row)))
+        row: tuple(name for name in gauges if name not in set(compress(sparse, row)))
         for row in set(unknown)
     }
-    return [names[row] for row in unknown]
+    return map(names.__getitem__, unknown)
 
 
 def _frames(places: Mapping[_Place, _Rows], last: Number) -> list[Frame]:
