@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
 
 from pgstats.model import OTHER, SELF, Frame, Metric, Number, Query
@@ -29,6 +29,7 @@ _GREATEST = int(1.7976931348623157e308)
 # What statsd calls a metric's kind, where it is no gauge. A total is a gauge that only grows.
 _TYPES = {"count": "c", "timing": "ms"}
 
+_BLOCK = 200  # rows
 _WHOLE = {int, type(None)}
 
 _Scope = tuple[str, str, str]
@@ -198,13 +199,19 @@ class Speller:
         gauge is two lines that must reach the receiver together: a zero, then the value, which
         receivers would otherwise take for a change.
         """
+        return "".join(self.spelling(*frames))
+
+    def spelling(self, *frames: Frame) -> Iterator[str]:
+        """The same text in blocks of whole rows, each made when it is asked for."""
         frames = tuple(frame for frame in frames if frame.metrics)
         fresh = self._learn(frames)
         for frame in frames if self._limits() else ():
             if any(fresh.get(scope) for scope in _scopes(frame)) or not frame.query.labels:
                 self._measure(frame)
-        parts = [part for frame in frames for part in frame.parts]
-        return "".join(text for part in parts for text in self._lines(part))
+        parts = (part for frame in frames for part in frame.parts)
+        rows = chain.from_iterable(map(self._lines, parts))
+        while block := list(islice(rows, _BLOCK)):
+            yield "".join(block)
 
     def altered(self) -> dict[str, dict[object, str]]:
         """The names of what is not called what it is, by its label."""

@@ -775,9 +775,9 @@ def test_who_gives_up_waiting_knows_no_better_than_who_tried(
     assert ours.fault == "Connection refused"
     assert (ours.drops["refused"], ours.drops["timeout"]) == (1, 1)
     late = wires(nobody["udp"])
-    assert late.hand_over("x:1|g", -1) == "took too long"
-    assert late.hand_over("x:1|g", 30) == "Connection refused"
-    assert late.hand_over("x:1|g", -1) == "Connection refused"
+    assert late.hand_over(["x:1|g"], -1) == "took too long"
+    assert late.hand_over(["x:1|g"], 30) == "Connection refused"
+    assert late.hand_over(["x:1|g"], -1) == "Connection refused"
     assert (late.drops["refused"], late.drops["timeout"]) == (1, 2)
 
 

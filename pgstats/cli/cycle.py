@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from pgstats import shape, why
@@ -130,14 +131,14 @@ class Cycle:
         Says whether the wire took everything.
         """
         found = self.shaped(polls, skipped_runs)
-        text = "".join(self._spelled(one, skipped_runs) for one in found)
+        until = time.monotonic() + seconds
+        texts = chain.from_iterable(self._spelled(one, skipped_runs) for one in found)
+        fault = self.wire.hand_over(texts, _MOST * seconds)
         for one in found:
             if one.frames:
                 self._note(one.target)
-        until = time.monotonic() + seconds
-        fault = self.wire.hand_over(text, _MOST * seconds)
         self._account_for(found, taken=not fault)
-        later = self.wire.hand_over(self.account(), until - time.monotonic())
+        later = self.wire.hand_over([self.account()], until - time.monotonic())
         self.fault = fault or later
         return not self.fault
 
@@ -176,12 +177,15 @@ class Cycle:
             self._speller(target, sent)
         return [Shaped(target, shape.ended(sent, value), [], polls[0]) for target, sent in lost]
 
-    def _spelled(self, one: Shaped, skipped_runs: int) -> str:
+    def _spelled(self, one: Shaped, skipped_runs: int) -> Iterator[str]:
         """The lines of a target; where they cannot be spelled, whether it is up and that failed."""
-        lines = _bounded(one.poll, lambda: self.text(one.target, [*one.last, *one.frames]), "")
-        if lines or not one.frames:
-            return lines
-        return self.text(one.target, self._said(replace(one.poll, frames=[]), skipped_runs))
+        try:
+            yield from self._speller(one.target).spelling(*one.last, *one.frames)
+        except Exception as error:
+            one.poll.failures.append(Failure.bug("shape", error))
+            if one.frames:
+                said = self._said(replace(one.poll, frames=[]), skipped_runs)
+                yield self.text(one.target, said)
 
     @staticmethod
     def _said(poll: Poll, skipped_runs: int) -> list[Frame]:
@@ -207,7 +211,7 @@ class Cycle:
         with self._state.lock:
             for one in found:
                 if taken:
-                    self._tally.retired += sum(len(f.rows) * len(f.metrics) for f in one.last)
+                    self._tally.retired += sum(f.height * len(f.metrics) for f in one.last)
                 elif one.last:
                     shape.restore(one.last, self._state.sent(one.target))
 

@@ -92,7 +92,7 @@ class Courier:
         return lines
 
     def _ship(self, lines: str) -> None:
-        if fault := self._wire.hand_over(lines, self._seconds):
+        if fault := self._wire.hand_over([lines], self._seconds):
             self._fault(fault)
 
     def _fault(self, text: str) -> None:

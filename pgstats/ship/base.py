@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from statsd.client.base import PipelineBase, StatsClientBase
 
 from pgstats.catalogue.own import LOSSES
 from pgstats.lookup import LookupFailed
 from pgstats.ship.pace import Rest
-from pgstats.ship.packets import cut
+from pgstats.ship.packets import packed
 
 PATIENCE = 2.0  # seconds a look-up, a connect or a stalled receiver may take
 READ_WITHIN = 1.0  # seconds in which a receiver that is well reads what a probe sent
@@ -87,12 +87,15 @@ class Wire(StatsClientBase):  # type: ignore[misc]
 
     def ship(self, text: str, seconds: float = PATIENCE) -> bool:
         """Send lines, for at most so many seconds; says whether the wire took them all."""
-        return not self.hand_over(text, seconds)
+        return not self.hand_over([text], seconds)
 
-    def hand_over(self, text: str, seconds: float) -> str:
-        """The same; says what went wrong, "" if nothing did."""
+    def hand_over(self, texts: Iterable[str], seconds: float) -> str:
+        """The same of several texts; says what went wrong, "" if nothing did.
+
+        Each text is asked for when those before it are out, so that they need not exist at once.
+        """
         start = time.monotonic()
-        packets = cut(text.encode(errors="replace"), self.max_packet)
+        packets = packed(texts, self.max_packet)
         if not self._sending.acquire(timeout=max(0.0, seconds)):
             return self._drop(packets)
         try:

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
-def cut(data: bytes, size: int) -> Iterator[bytes]:
+def packed(texts: Iterable[str], size: int) -> Iterator[bytes]:
+    """The packets of texts of whole lines, each text asked for when those before it are out."""
+    rest = b""
+    for text in texts:
+        data = text.encode(errors="replace")
+        *whole, rest = cut(rest + b"\n" + data if rest else data, size) or [b""]
+        yield from whole
+    if rest:
+        yield rest
+
+
+def cut(data: bytes, size: int) -> list[bytes]:
     """Whole lines in packets of at most ``size`` bytes; a longer line goes alone.
 
     A negative gauge stays with the zero in front of it: in two packets they could be swapped.
     """
     data = data.rstrip(b"\n")
-    start = 0
+    signed = b":-" in data
+    found, start = [], 0
     while start < len(data):
-        end = _end(data, start, size)
+        end = _end(data, start, size, signed=signed)
         if end > start:
-            yield data[start:end]
+            found.append(data[start:end])
         start = end + 1
+    return found
 
 
-def _end(data: bytes, start: int, size: int) -> int:
+def _end(data: bytes, start: int, size: int, *, signed: bool) -> int:
     """Where the packet ends that starts there: as late as fits, but after one line or pair."""
     if len(data) - start <= size:
         return len(data)
     end = data.rfind(b"\n", start, start + size + 1)
-    if end >= 0 and _paired(data, end):
+    if signed and end >= 0 and _paired(data, end):
         end = data.rfind(b"\n", start, end)
     if end >= 0:
         return end
     end = data.find(b"\n", start)
-    if end >= 0 and _paired(data, end):
+    if signed and end >= 0 and _paired(data, end):
         end = data.find(b"\n", end + 1)
     return end if end >= 0 else len(data)
 

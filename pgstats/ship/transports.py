@@ -55,7 +55,7 @@ class _SocketWire(Wire):
         fault = OSError()
         for _ in range(len(self._addresses) + (self._socket is not None)):
             try:
-                self._hand(self._connected(until), packet)
+                self._hand(self._connected(until), packet, until)
             except TimeUp:
                 raise
             except OSError as error:
@@ -82,7 +82,8 @@ class _SocketWire(Wire):
         self._turn += 1
         self.close()
 
-    def _hand(self, to: socket.socket, packet: bytes) -> None:
+    def _hand(self, to: socket.socket, packet: bytes, until: float) -> None:
+        """Send a packet; raises `OSError` if that cannot be done by then."""
         raise NotImplementedError
 
     def _known(self) -> bool:
@@ -108,7 +109,7 @@ class _SocketWire(Wire):
     def _connected(self, until: float) -> socket.socket:
         if self._socket is None:
             self._socket = self._connect(self._addresses[self._turn % len(self._addresses)], until)
-        self._socket.settimeout(_left(until))
+            self._socket.setblocking(False)
         return self._socket
 
     def _connect(self, address: str, until: float) -> socket.socket:
@@ -168,10 +169,15 @@ class DatagramWire(_SocketWire):
             raise TimeUp("took too long")
         super()._put(packet, until)
 
-    def _hand(self, to: socket.socket, packet: bytes) -> None:
+    def _hand(self, to: socket.socket, packet: bytes, until: float) -> None:
+        left = _left(until)
         try:
-            to.send(packet)
-        except TimeoutError as error:
+            try:
+                to.send(packet)
+            except BlockingIOError:
+                _has_room(to, left)
+                to.send(packet)
+        except BlockingIOError as error:
             raise Stalled from error
         except ConnectionRefusedError as error:
             if self._unix:
@@ -179,7 +185,7 @@ class DatagramWire(_SocketWire):
             # Another host's late answer to an earlier packet, which counts as sent.
             raise Lost(error.errno, error.strerror) from error
         # On loopback the answer "nobody listens" is there before send() returns.
-        if fault := to.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if not self._unix and (fault := to.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
             raise OSError(fault, os.strerror(fault))
 
     def _knock(self, until: float) -> None:
@@ -201,15 +207,16 @@ class StreamWire(_SocketWire):
             self.close()
         return super()._connected(until)
 
-    def _hand(self, to: socket.socket, packet: bytes) -> None:
+    def _hand(self, to: socket.socket, packet: bytes, until: float) -> None:
         """Send a packet once there is room for it, so that a receiver which stalls has whole lines.
 
         Room is a quarter of the kernel's buffer or more. Only of a packet that is larger, or on
         a connection that breaks, a part may be left behind: then the stream ends there. It is
         never reset, since what arrived before would be lost, and the statsd of npm would die.
         """
-        if not _has_room(to, to.gettimeout() or 0.0):
+        if not _has_room(to, _left(until)):
             raise Stalled
+        to.settimeout(_left(until))
         try:
             to.sendall(packet + b"\n")
         except TimeoutError as error:
