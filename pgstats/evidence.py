@@ -5,8 +5,6 @@ of its columns. Times are seconds since the epoch by the server's clock, ages of
 in transactions, ids themselves are the 32-bit numbers that the server shows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -3,11 +3,10 @@
 They hold data and answer questions about themselves. They import no other part of pgstats.
 """
 
-from __future__ import annotations
+# Annotations are no text here: a named tuple compiles each that is one, at every start.
 
 import errno
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -192,7 +191,7 @@ class Target(NamedTuple):
     sizes: float | None = None  # seconds between two measurements
     exclude_tables: tuple[str, ...] = ()
     pooled: bool = False
-    front: Target | None = None
+    front: "Target | None" = None
     questions: tuple[Question, ...] = ()
 
     def __repr__(self) -> str:
@@ -208,7 +207,7 @@ class Target(NamedTuple):
         """What belongs to the target's name besides ``name``: the tag of one process of a group."""
         return {"peer": self.peer} if self.peer else {}
 
-    def frame(self, query: Query, metrics: tuple[Metric, ...], rows: Sequence[Row]) -> Frame:
+    def frame(self, query: Query, metrics: tuple[Metric, ...], rows: Sequence[Row]) -> "Frame":
         """A frame about this target."""
         return Frame.of(query, metrics, rows, self.name, self.also)
 
@@ -238,7 +237,7 @@ class Frame(NamedTuple):
         target: str = "",
         tags: Mapping[str, str] = {},
         scope: Row = (),
-    ) -> Frame:
+    ) -> "Frame":
         """A frame of rows: what its labels are called, then its numbers."""
         empty = [()] * (len(query.labels) + len(metrics))
         columns = list(zip(*rows, strict=True)) if rows else empty
@@ -260,7 +259,7 @@ class Frame(NamedTuple):
         return list(zip(*self.labels, strict=True)) if self.labels else [()] * self.height
 
     @property
-    def parts(self) -> list[Frame]:
+    def parts(self) -> "list[Frame]":
         """The same, and apart the row of the folded rest, of which other numbers are known."""
         if not self.query.folds or self.height < 2 or self.labels[-1][-1] is not OTHER:
             return [self]
@@ -309,7 +308,7 @@ class Failure(NamedTuple):
     trace: str = ""
 
     @classmethod
-    def bug(cls, stage: str, error: BaseException) -> Failure:
+    def bug(cls, stage: str, error: BaseException) -> "Failure":
         """What a bug does to a step. The exception's message, which may hold a secret, is left out.
 
         It is in the traceback, for those who ask for that. Where files or memory have run out
@@ -345,7 +344,6 @@ class Site(NamedTuple):
     several: bool = False
 
 
-@dataclass(slots=True)
 class Poll:
     """All that one target answered, and all that failed. A failed poll is a value.
 
@@ -355,30 +353,50 @@ class Poll:
     ``identity`` tells the process that answered from any other, "" where that is not known.
     """
 
-    target: Target
-    frames: list[Frame] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    down: Failure | None = None
-    version: int = 0
-    at: float = 0.0
-    seconds: float = 0.0
-    counts: dict[str, int] = field(default_factory=dict)
-    identity: str = ""
-    complete: bool = False  # its statistics are known to reach back to the making of the cluster
-    process: str = ""  # which process it is for certain, "" where nothing proves it
-    console: dict[str, Number] = field(default_factory=dict)  # SHOW STATS of the console itself
-    place: Site | None = None  # where the server itself is, None where that is unknown
-    over: dict[str, list[int]] = field(default_factory=dict)  # oids of tables over their threshold
-    leads: dict[str, Site] = field(default_factory=dict)  # where a PgBouncer's databases are
-    refused: dict[str, str] = field(default_factory=dict)  # databases left out, and why
-    draining: bool = False  # a PgBouncer that takes no new clients over TCP any more
-    shared: bool = False  # its PgBouncer's port may be that of other processes too
-    siblings: list[tuple[str, str, str]] = field(default_factory=list)  # number, folder, port
-    peers: list[Poll] = field(default_factory=list)  # instead of frames: a poll of each process
-    partial: bool = False  # rows may be missing: not every process behind the port answered
-    notes: list[str] = field(default_factory=list)  # nothing failed, but somebody should know
-    memo: Memo = field(default_factory=dict)  # what its asker wants to know the next time, for JSON
-    sample: Sample | None = None  # what a PostgreSQL shows of its sessions, slots and vacuums
+    def __init__(
+        self,
+        target: Target,
+        frames: Iterable[Frame] = (),
+        *,
+        failures: Iterable[Failure] = (),
+        down: Failure | None = None,
+        version: int = 0,
+        at: float = 0.0,
+        seconds: float = 0.0,
+        counts: Mapping[str, int] = {},
+        peers: "Iterable[Poll]" = (),
+        notes: Iterable[str] = (),
+    ) -> None:
+        self.target = target
+        self.frames = list(frames)
+        self.failures = list(failures)
+        self.down = down
+        self.version = version
+        self.at = at
+        self.seconds = seconds
+        self.counts = dict(counts)
+        self.identity = ""
+        self.complete = False  # its statistics are known to reach back to the making of the cluster
+        self.process = ""  # which process it is for certain, "" where nothing proves it
+        self.console: dict[str, Number] = {}  # SHOW STATS of the console itself
+        self.place: Site | None = None  # where the server itself is, None where that is unknown
+        self.over: dict[str, list[int]] = {}  # oids of tables over their threshold
+        self.leads: dict[str, Site] = {}  # where a PgBouncer's databases are
+        self.refused: dict[str, str] = {}  # databases left out, and why
+        self.draining = False  # a PgBouncer that takes no new clients over TCP any more
+        self.shared = False  # its PgBouncer's port may be that of other processes too
+        self.siblings: list[tuple[str, str, str]] = []  # number, folder, port
+        self.peers = list(peers)  # instead of frames: a poll of each process
+        self.partial = False  # rows may be missing: not every process behind the port answered
+        self.notes = list(notes)  # nothing failed, but somebody should know
+        self.memo: Memo = {}  # what its asker wants to know the next time, for JSON
+        self.sample: Sample | None = None  # a PostgreSQL's sessions, slots and vacuums
+
+    def but(self, **changes: Any) -> "Poll":
+        """The same poll with some of its fields changed."""
+        found = Poll(self.target)
+        vars(found).update(vars(self), **changes)
+        return found
 
     @property
     def up(self) -> bool:

@@ -20,8 +20,6 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pgstats.errors import StateError, StateLocked
@@ -31,24 +29,34 @@ from pgstats.model import Target
 LARGEST = 64 << 20
 
 _VERSION = 1
-_HEAD = re.compile(rb"pgstats state ([0-9]{1,9}) ([0-9a-f]{8})\n")
+_HEAD = rb"pgstats state ([0-9]{1,9}) ([0-9a-f]{8})\n"
 
 Memory = dict[str, Any]
 _Key = tuple[str, str, str]
 
 
-@dataclass
 class _Entry:
     """What is remembered of one target, and the file that listed it when it was last polled."""
 
-    family: str
-    name: str
-    peer: str = ""
-    identity: str = ""
-    inventory: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    memory: Memory = field(default_factory=dict)
-    sent: Memory = field(default_factory=dict)
+    def __init__(
+        self,
+        family: str,
+        name: str,
+        peer: str = "",
+        identity: str = "",
+        inventory: str = "",
+        tags: Mapping[str, str] | None = None,
+        memory: Memory | None = None,
+        sent: Memory | None = None,
+    ) -> None:
+        self.family = family
+        self.name = name
+        self.peer = peer
+        self.identity = identity
+        self.inventory = inventory
+        self.tags = tags or {}
+        self.memory = memory or {}
+        self.sent = sent or {}
 
 
 class State:
@@ -217,7 +225,7 @@ def glanced(path: str) -> State:
 def _open(path: str) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         if not stat.S_ISREG(_mode(path)):  # /dev/null would be replaced like any file
             raise OSError(errno.EEXIST, "this is not a regular file")
         return os.open(f"{path}.lock", flags, 0o600)
@@ -228,7 +236,7 @@ def _open(path: str) -> int:
 def _mode(path: str) -> int:
     """What kind of thing is there; nothing counts as a file to be."""
     try:
-        return Path(path).stat().st_mode
+        return os.stat(path).st_mode
     except FileNotFoundError:
         return stat.S_IFREG
 
@@ -267,7 +275,7 @@ def _read(path: str, largest: int) -> bytes:
 
 def _payload(data: bytes) -> bytes:
     """What follows the first line, if that vouches for it."""
-    head = _HEAD.match(data)
+    head = re.match(_HEAD, data)
     if not head:
         raise StateError("not a state file of pgstats")
     if int(head[1]) != _VERSION:
@@ -288,17 +296,17 @@ def _entries(payload: bytes) -> list[_Entry]:
 
 def _replace(path: str, data: bytes) -> None:
     """Put a file in the place of another one, all of it or nothing."""
-    fresh = Path(f"{path}.new")
+    fresh = f"{path}.new"
     try:
         _fill(fresh, data)
-        fresh.replace(path)
+        os.replace(fresh, path)
     except OSError:
         with suppress(OSError):
-            fresh.unlink()
+            os.unlink(fresh)
         raise
 
 
-def _fill(path: Path, data: bytes) -> None:
+def _fill(path: str, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
         os.fchmod(file.fileno(), 0o600)  # one that a kill left behind may have been anybody's

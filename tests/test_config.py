@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from psycopg2.extensions import parse_dsn as libpq_parse
 
 from pgstats.catalogue import COLLECTED
-from pgstats.config import Config, load, loading, show
+from pgstats.config import Config, load, loading
 from pgstats.config.settings import SECTIONS
+from pgstats.config.showing import show
 from pgstats.errors import ConfigError
 from pgstats.model import PGBOUNCER, POSTGRES
 

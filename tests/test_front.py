@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from pgstats.ask import prove
 from pgstats.ask.postgres import PostgresAsker
+from pgstats.ask.proof import prove
 from pgstats.model import PGBOUNCER, POSTGRES, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, conninfo, free_port
 from tests.program import gauges, pgstats

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pgstats.ask import parse_dsn
-from pgstats.config import load, template
+from pgstats.config import load
 from pgstats.config.settings import SECTIONS
-from pgstats.config.template import EXAMPLES
+from pgstats.config.template import EXAMPLES, template
 from tests.program import pgstats
 
 #: Each line that can take effect, with its number.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from pgstats.ask import asker, prove
+from pgstats.ask import asker
 from pgstats.ask.burst import Burst
+from pgstats.ask.proof import prove
 from pgstats.model import PGBOUNCER, Poll, Target
 from pgstats.scratch import Cluster
 from pgstats.shape import derived

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +187,7 @@ def test_each_process_behind_a_port_has_pools_of_its_own(polls: tuple[Poll, Poll
     main, front = polls
     state = State()
     for peer in ("1", "2"):
-        one = replace(front, target=front.target._replace(peer=peer))
+        one = front.but(target=front.target._replace(peer=peer))
         commit(one, state.of(one.target), 1000)
     commit(Poll(front.target), state.of(front.target), 1000)  # the group, which leads nowhere
     found = overcommit(main, [state.memories(front.target)], 1000)

@@ -11,8 +11,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pgstats.ask import Burst, asker
+from pgstats.ask import asker
 from pgstats.ask import pgbouncer as asking
+from pgstats.ask.burst import Burst
 from pgstats.ask.pgbouncer import _refuses_tcp, group_of, sibling
 from pgstats.model import PGBOUNCER, Failure, Frame, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
@@ -405,6 +406,7 @@ def test_a_port_that_refuses_while_the_socket_answers_is_draining() -> None:
     assert _refuses_tcp({"listen_addr": "localhost", "listen_port": closed})
     assert not _refuses_tcp({"listen_addr": "", "listen_port": closed})
     assert not _refuses_tcp({"listen_addr": "nowhere.invalid", "listen_port": closed})
-    poll = Poll(Target(PGBOUNCER, "front", ""), draining=True)
+    poll = Poll(Target(PGBOUNCER, "front", ""))
+    poll.draining = True
     (frame,) = [f for f in derived(poll, {}, 1.0) if isinstance(f, Frame)]
     assert frame.rows == [(4,)]

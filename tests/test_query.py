@@ -13,9 +13,10 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from pgstats.ask import prove
 from pgstats.ask.postgres import PostgresAsker
-from pgstats.config import Config, load, show
+from pgstats.ask.proof import prove
+from pgstats.config import Config, load
+from pgstats.config.showing import show
 from pgstats.config.statement import select
 from pgstats.config.values import Wrong
 from pgstats.errors import ConfigError

@@ -20,7 +20,8 @@ from pgstats.catalogue.hurts import HURTS
 from pgstats.cli.viewing import ELSEWHERE, GROUPS, group_of
 from pgstats.model import PGBOUNCER, POSTGRES, SELF, Metric, Query, Target
 from pgstats.scratch import Bouncer, Cluster
-from pgstats.shape import frames, joined, known, values
+from pgstats.shape import frames
+from pgstats.shape.joined import joined, known, values
 from tests.program import pgstats
 from tests.test_run import config
 

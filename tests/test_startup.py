@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Set
@@ -13,6 +14,8 @@ from pgstats.scratch import Bouncer, Cluster
 
 HEAVY = {"psycopg2", "statsd", "schedule", "rich", "ssl", "logging", "asyncio", "tomllib", "json"}
 HEAVY |= {"importlib.metadata", "pgstats.ask", "pgstats.catalogue", "pgstats.daemon"}
+#: Each costs a start that polls one to four parts in a hundred.
+LIGHT = {"ipaddress", "pathlib", "shlex", "string", "urllib.parse"}
 
 
 def imported(*arguments: str, among: Set[str] = HEAVY) -> set[str]:
@@ -28,8 +31,12 @@ def imported(*arguments: str, among: Set[str] = HEAVY) -> set[str]:
         "os._exit = leave\n"
         "main()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60
+    done = subprocess.run(  # without site, whose editable install imports some of them itself
+        [sys.executable, "-S", "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
     )
     assert done.returncode in (0, 1, 69), done.stderr
     return set(done.stderr.splitlines()[-1].removeprefix("MODULES").split())
@@ -55,7 +62,7 @@ DRIVER = {"psycopg2", "json", "pgstats.ask", "pgstats.catalogue"}  # json: psyco
 #: those that ask no server: they have their own tests.
 NEEDS: dict[str, tuple[list[str], set[str]]] = {
     "once": (["--no-state", "--dry-run"], DRIVER | {"statsd"}),
-    "why": (["--no-state"], DRIVER | {"logging"}),  # that of concurrent.futures
+    "why": (["--no-state"], DRIVER | {"logging", "string", "ipaddress"}),
     "check": (["--offline"], DRIVER),
     "show": (["database"], DRIVER | {"statsd", "rich"}),
     "metrics": ([], {"json", "pgstats.catalogue"}),
@@ -70,8 +77,47 @@ def test_a_command_imports_what_it_needs(command: str, cluster: Cluster, bouncer
         arguments = [*arguments, "--postgres", cluster.dsn()]
     if command == "once":
         arguments += ["--pgbouncer", bouncer.dsn("pgbouncer", "stats")]
-    found = imported(command, *arguments)
+    found = imported(command, *arguments, among=HEAVY | LIGHT)
     assert found <= needed
+
+
+#: What a one-shot run of a PostgreSQL with nothing special about it does without.
+SELDOM = {
+    *("pgstats.ask.burst", "pgstats.ask.pgbouncer", "pgstats.ask.proof", "pgstats.ask.question"),
+    *("pgstats.ask.sizes", "pgstats.ask.command"),
+    *("pgstats.config.questions", "pgstats.config.statement", "pgstats.config.showing"),
+    *("pgstats.config.template", "pgstats.shape.joined", "pgstats.why.filling"),
+    *("pgstats.why.report", "pgstats.why.verdict", "pgstats.daemon", "pgstats.instrumenting"),
+}
+
+
+def test_a_plain_run_imports_nothing_that_is_seldom_needed(cluster: Cluster) -> None:
+    arguments = ["once", "--no-state", "--dry-run", "--postgres", cluster.dsn()]
+    assert imported(*arguments, among=SELDOM) == set()
+    assert imported("check", "--offline", "--show-config", *arguments[3:], among=SELDOM) == {
+        "pgstats.config.showing"
+    }
+
+
+def test_the_fields_of_no_named_tuple_are_texts() -> None:
+    """Each would be compiled at every start: their modules go without that future import."""
+    program = (
+        "import sys, pgstats.cli.cycle, pgstats.ask.postgres, pgstats.ask.pgbouncer\n"
+        "modules = [m for name, m in sys.modules.items() if name.startswith('pgstats.')]\n"
+        "kinds = {c for m in modules for c in vars(m).values() if isinstance(c, type)}\n"
+        "tuples = [kind for kind in kinds if hasattr(kind, '_fields')]\n"
+        "print(len(tuples), *sorted(\n"
+        "    f'{c.__qualname__}.{name}' for c in tuples\n"
+        "    for name, kind in c.__annotations__.items() if type(kind).__name__ == 'ForwardRef'\n"
+        "))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert not done.stderr
+    count, *texts = done.stdout.split()
+    assert int(count) > 25
+    few = {"Dialect", "Shaped", "Shown", "_Answer", "_Place"}
+    texts = [text for text in texts if text.partition(".")[0] not in few]
+    assert texts == ["Found.cause", "Target.front"]  # which refer to what comes later
 
 
 def test_tls_works_with_ssl_kept_out_of_psycopg2(cluster: Cluster) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pgstats.ask.burst import Burst
+from pgstats.catalogue.postgres import DATABASE
 from pgstats.model import PGBOUNCER, Poll, Target
+
+if TYPE_CHECKING:
+    from pgstats.ask.burst import Burst
 
 
 class Asker(Protocol):
@@ -35,3 +38,11 @@ def asker(
     from pgstats.ask.postgres import PostgresAsker  # noqa: PLC0415
 
     return PostgresAsker(target, memo)
+
+
+def unmatched(poll: Poll) -> str:
+    """A note on `databases = [...]` that mean no database at all, "" where there are some."""
+    if not any(frame.query is DATABASE and not frame.height for frame in poll.frames):
+        return ""
+    globs = ", ".join(poll.target.databases)
+    return f"no database that the role may connect to is meant by databases = {globs}"

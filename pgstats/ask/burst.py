@@ -1,7 +1,5 @@
 """Several looks at the pools within one poll: a cron job sees the peaks between its runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

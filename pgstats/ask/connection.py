@@ -8,7 +8,7 @@ import os
 import re
 import select
 import socket
-import struct
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -250,7 +250,7 @@ class Connection:
             if peer.family != socket.AF_UNIX:
                 return ""
             seen = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        pid: int = struct.unpack("3i", seen)[0]
+        pid = int.from_bytes(seen[:4], sys.byteorder, signed=True)
         return str(pid) if pid > 0 else ""  # 0: of another namespace
 
     def allow(self, until: float) -> None:

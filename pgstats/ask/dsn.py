@@ -14,7 +14,6 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pgstats.errors import ConfigError
@@ -164,7 +163,8 @@ def _service(name: str) -> dict[str, str] | None:
     """What the first pg_service.conf that knows the service says of it."""
     for file in _service_files():
         try:
-            lines = file.read_text("utf-8", "replace").split("\n")
+            with open(file, encoding="utf-8", errors="replace") as opened:
+                lines = opened.read().split("\n")
         except OSError:
             continue
         if (found := _section(lines, name)) is not None:
@@ -172,11 +172,10 @@ def _service(name: str) -> dict[str, str] | None:
     return None
 
 
-def _service_files() -> Iterator[Path]:
-    own = os.environ.get("PGSERVICEFILE")
-    yield Path(own) if own else Path("~/.pg_service.conf").expanduser()
-    folders = os.environ.get("PGSYSCONFDIR")
-    yield from (Path(f) / "pg_service.conf" for f in ([folders] if folders else _SYSTEM_FOLDERS))
+def _service_files() -> Iterator[str]:
+    yield os.environ.get("PGSERVICEFILE") or os.path.expanduser("~/.pg_service.conf")
+    folder = os.environ.get("PGSYSCONFDIR")
+    yield from (f"{one}/pg_service.conf" for one in ([folder] if folder else _SYSTEM_FOLDERS))
 
 
 def _section(lines: list[str], name: str) -> dict[str, str] | None:

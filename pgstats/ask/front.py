@@ -4,8 +4,6 @@ A host stands in PgBouncer's own words. What is on PgBouncer's machine is looked
 may be another one than ours; a folder of a unix socket is of use on the same machine alone.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing

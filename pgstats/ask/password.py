@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from pgstats.errors import AskError
 from pgstats.model import Target
@@ -59,7 +58,8 @@ def _fetch(target: Target, until: float) -> str:
 
 def _read(path: str) -> str:
     try:
-        return _text(Path(path).read_bytes(), path)
+        with open(path, "rb") as file:
+            return _text(file.read(), path)
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
         cure = "write it, or name another path" if gone else "make it readable for pgstats"
@@ -93,13 +93,13 @@ def _look_up(path: str, given: Mapping[str, str]) -> str:
     return ""
 
 
-_ENTRY = re.compile(":".join([r"((?:\\.|[^\\:])*)"] * 4) + r":((?:\\.|[^\\:])*\\?)")
+_ENTRY = ":".join([r"((?:\\.|[^\\:])*)"] * 4) + r":((?:\\.|[^\\:])*\\?)"
 
 
 def _entries(text: str) -> Iterator[tuple[str, ...]]:
     """The lines as host, port, database, user and password, each still with its backslashes."""
     for line in text.split("\n"):
-        if not line.startswith("#") and (entry := _ENTRY.match(line.rstrip("\r"))):
+        if not line.startswith("#") and (entry := re.match(_ENTRY, line.rstrip("\r"))):
             yield entry.groups()
 
 

@@ -16,7 +16,6 @@ from pgstats.ask.front import Behind, find
 from pgstats.ask.globs import chosen
 from pgstats.ask.guard import Elsewhere, cut_off, same_server
 from pgstats.ask.password import Secret
-from pgstats.ask.question import Questions
 from pgstats.ask.session import Session
 from pgstats.ask.tables import Members, tables
 from pgstats.ask.witness import sample
@@ -25,6 +24,7 @@ from pgstats.errors import AskError
 from pgstats.model import Failure, Poll, Query, Target
 
 if TYPE_CHECKING:
+    from pgstats.ask.question import Questions
     from pgstats.ask.sizes import Sizes
 
 #: Seconds a server may take to end the backend of a database that was asked.
@@ -51,7 +51,7 @@ class PostgresAsker:
         self._members: Members = dict(memo.get("members", {}))
         self._secret: Secret | None = None
         self._behind = Behind(target, ())  # as its PgBouncer knows it, where that is asked
-        self._own = Questions(target, memo.get("asked", ()))
+        self._own = _questions(target, memo)
         self._sizes = _sizes(target, memo)
         self._standby = False
         self._known: dict[str, bool] = {}  # whether that server's statistics are complete
@@ -65,7 +65,7 @@ class PostgresAsker:
         self._secret = Secret(self.target, self._until)  # anew: it may have been rotated
         counts = {"databases_polled": 0, "databases_refused": 0, "tables_folded": 0}
         poll = Poll(self.target, counts=counts)
-        if self.target.questions:
+        if self._own:
             poll.counts["cut_queries"] = 0
         try:
             self._find(poll)
@@ -90,7 +90,8 @@ class PostgresAsker:
         """What the next process is to know; who shows all tables need not know which."""
         members = {} if self.target.tables is None else dict(self._members)
         sizes = dict(self._sizes.asked) if self._sizes else {}
-        return {"members": members, "asked": self._own.asked, "sizes": sizes}
+        asked = self._own.asked if self._own else []
+        return {"members": members, "asked": asked, "sizes": sizes}
 
     def close(self) -> None:
         """Let go of the kept connection."""
@@ -156,11 +157,14 @@ class PostgresAsker:
         except AskError as error:  # without the list, or the connection, there is nothing to ask
             poll.failures.append(failure(error))
             return
-        self._own.put(session, poll)
-        if not standby or self._own.roam:
+        own = self._own
+        if own:
+            own.put(session, poll)
+        if not standby or (own and own.roam):
             self._standby = standby
             self._walk(session, here, names, poll)
-        self._own.conclude(poll, names)
+        if own:
+            own.conclude(poll, names)
 
     @staticmethod
     def _look(session: Session, poll: Poll) -> None:
@@ -259,7 +263,8 @@ class PostgresAsker:
             return
         try:
             self._read(guest, name, poll)
-            self._own.put(guest, poll, name, places)
+            if self._own:
+                self._own.put(guest, poll, name, places)
         finally:
             if guest is not session:
                 guest.close(HANG_UP)
@@ -313,6 +318,15 @@ class PostgresAsker:
             return any(one.reason == error.reason for one in poll.failures)
         down = error.reason == "refused" and not self.target.pooled
         return down or isinstance(error, Elsewhere)
+
+
+def _questions(target: Target, memo: Mapping[str, Any]) -> Questions | None:
+    """Who puts somebody's own questions, where there are some."""
+    if not target.questions:
+        return None
+    from pgstats.ask.question import Questions  # noqa: PLC0415 - seldom there
+
+    return Questions(target, memo.get("asked", ()))
 
 
 def _sizes(target: Target, memo: Mapping[str, Any]) -> Sizes | None:

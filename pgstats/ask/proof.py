@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
-from pgstats.ask.asker import Asker, asker
-from pgstats.catalogue.postgres import DATABASE
+from pgstats.ask.asker import Asker, asker, unmatched
 from pgstats.errors import AskError
 from pgstats.model import PGBOUNCER, Failure, Finding, Poll, Target
 
@@ -24,14 +23,6 @@ def prove(target: Target) -> list[Finding]:
     with closing(asker(target)) as one:
         poll = one.poll()
         return [finding for each in poll.peers or [poll] for finding in _findings(each, one)]
-
-
-def unmatched(poll: Poll) -> str:
-    """A note on `databases = [...]` that mean no database at all, "" where there are some."""
-    if not any(frame.query is DATABASE and not frame.height for frame in poll.frames):
-        return ""
-    globs = ", ".join(poll.target.databases)
-    return f"no database that the role may connect to is meant by databases = {globs}"
 
 
 def _findings(poll: Poll, one: Asker) -> list[Finding]:

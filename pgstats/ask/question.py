@@ -4,8 +4,6 @@ Each runs as one statement in a short read-only transaction that is undone, for 
 share of the time, and gives at most so many rows: whatever it is, it costs no more than itself.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Collection, Iterable
 from datetime import date, timedelta

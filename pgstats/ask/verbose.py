@@ -17,9 +17,9 @@ from pgstats.ask.dsn import psycopg2
 _DEFAULT, _VERBOSE = 1, 2
 
 #: "FATAL:  53300: sorry, too many clients already", whatever the language of all its words.
-_STATE = re.compile(r":  ([0-9A-Z]{5}): ")
+_STATE = r":  ([0-9A-Z]{5}): "
 #: "LOCATION:  InitProcess, proc.c:357"
-_LOCATION = re.compile(r"^\S+:\s+\w+, \S+\.c:\d+\n?", re.MULTILINE)
+_LOCATION = r"(?m)^\S+:\s+\w+, \S+\.c:\d+\n?"
 
 
 def _switch() -> Any:
@@ -52,7 +52,7 @@ def _set(raw: Any, verbosity: int) -> None:
 
 def parted(text: str) -> tuple[str, str]:
     """A message as it would usually be, and its SQLSTATE, "" if it has none."""
-    found = _STATE.search(text)
+    found = re.search(_STATE, text)
     if not found:
         return text, ""
-    return _LOCATION.sub("", _STATE.sub(":  ", text, count=1)), found[1]
+    return re.sub(_LOCATION, "", re.sub(_STATE, ":  ", text, count=1)), found[1]

@@ -31,7 +31,7 @@ def command(*, offline: bool, show_config: bool, as_json: bool, **options: Any) 
     """Proves that each target, credential, privilege and the statsd address work."""
     config = configured(options)
     if show_config:
-        from pgstats.config import show  # noqa: PLC0415
+        from pgstats.config.showing import show  # noqa: PLC0415
 
         for line in show(config):
             click.echo(line)
@@ -45,7 +45,7 @@ def command(*, offline: bool, show_config: bool, as_json: bool, **options: Any) 
 
 
 def _findings(config: Config) -> Iterator[tuple[str, Finding]]:
-    from pgstats.ask import prove  # noqa: PLC0415
+    from pgstats.ask.proof import prove  # noqa: PLC0415
 
     for target in config.targets:
         with progress(f"asking {target.name}"):

@@ -10,18 +10,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pgstats import shape, why
-from pgstats.ask import Burst, asker, unmatched
+from pgstats.ask import asker, unmatched
 from pgstats.config import Config
 from pgstats.model import PGBOUNCER, POSTGRES, Failure, Frame, Memo, Poll, Target
 from pgstats.ship import Wire, wire
 from pgstats.spell import DIALECTS, Counts, Speller
 from pgstats.state import Memory, State
+
+if TYPE_CHECKING:
+    from pgstats.ask.burst import Burst
 
 AT_ONCE = 64  # targets polled at the same time by a one-shot run
 GRACE = 1.0  # seconds an asker may need beyond its timeout to give up
@@ -184,7 +187,7 @@ class Cycle:
         except Exception as error:
             one.poll.failures.append(Failure.bug("shape", error))
             if one.frames:
-                said = self._said(replace(one.poll, frames=[]), skipped_runs)
+                said = self._said(one.poll.but(frames=[]), skipped_runs)
                 yield self.text(one.target, said)
 
     @staticmethod
@@ -296,7 +299,7 @@ def repeated(polls: Sequence[Poll]) -> list[Poll]:
     Bugs in shaping that come again add themselves.
     """
     return [
-        replace(poll, failures=[f for f in poll.failures if not f.trace], at=time.monotonic())
+        poll.but(failures=[f for f in poll.failures if not f.trace], at=time.monotonic())
         for poll in polls
     ]
 

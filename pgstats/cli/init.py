@@ -20,7 +20,8 @@ def command(*, file: str, force: bool) -> int:
 
     FILE is $PGSTATS_CONFIG or /etc/pgstats/pgstats.toml unless named; - is standard output.
     """
-    from pgstats.config import DEFAULT_FILE, template  # noqa: PLC0415
+    from pgstats.config import DEFAULT_FILE  # noqa: PLC0415
+    from pgstats.config.template import template  # noqa: PLC0415
 
     path = file or os.environ.get("PGSTATS_CONFIG") or DEFAULT_FILE
     if path == "-":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import io
 import os
@@ -94,9 +93,6 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     _open_streams()
-    # An answer of 10,000 tables is 100,000s of objects without cycles: looking for some among them
-    # at every 700th takes as long as the poll itself.
-    gc.set_threshold(100_000, 10, 10)
     code = _run()
     try:
         sys.stdout.flush()

@@ -94,11 +94,15 @@ def _state(config: Config, stack: ExitStack, log: Log, *, dry_run: bool) -> Stat
 
 
 def _poll(config: Config, sample: int, every: float, state: State | None) -> Sequence[Poll]:
-    from pgstats.ask import Burst  # noqa: PLC0415
     from pgstats.cli.cycle import poll_all  # noqa: PLC0415
 
+    burst = None
+    if sample:
+        from pgstats.ask.burst import Burst  # noqa: PLC0415
+
+        burst = Burst(sample, every)
     with progress("asking"):
-        return poll_all(config.targets, Burst(sample, every) if sample else None, state)
+        return poll_all(config.targets, burst, state)
 
 
 def _show(polls: Sequence[Poll], log: Log) -> int:

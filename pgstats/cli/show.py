@@ -177,7 +177,7 @@ class _Pictures(_Printer):
         self._last: tuple[Table, Before, Sequence[str]] | None = None
 
     def put(self, table: Table, faults: Sequence[str]) -> None:
-        from pgstats.shape import known, values  # noqa: PLC0415
+        from pgstats.shape.joined import known, values  # noqa: PLC0415
 
         before = values(self._last[0]) if self._last else {} if self._watching else None
         if self._last is None and self._watching:

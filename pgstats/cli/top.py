@@ -98,7 +98,7 @@ class _Page:
         self._terminal.draw(page(_head(polls), parts, faults, foot, size, self._terminal.signs))
 
     def _take(self, polls: Sequence[Poll]) -> None:
-        from pgstats.shape import known, values, worst  # noqa: PLC0415
+        from pgstats.shape.joined import known, values, worst  # noqa: PLC0415
 
         self._polls = polls
         tables = [known(worst(one)) for one in self._view.tables(polls, self._groups)]

@@ -13,11 +13,11 @@ from pgstats.model import PGBOUNCER
 from pgstats.why.trace import DIRECT, Trail, follow
 
 if TYPE_CHECKING:
-    from pgstats.ask import Witness
+    from pgstats.ask.witness import Witness
     from pgstats.config import Config
     from pgstats.model import Failure, Target
-    from pgstats.why import Verdict
     from pgstats.why.cause import Found
+    from pgstats.why.verdict import Verdict
 
 #: PgBouncers that are asked at the same time.
 AT_ONCE = 16

@@ -20,7 +20,7 @@ from pgstats.cli.options import configured
 from pgstats.config import Config
 from pgstats.errors import ConfigError
 from pgstats.model import PGBOUNCER, POSTGRES, SELF, Poll, Query, Table, Target
-from pgstats.shape import joined
+from pgstats.shape.joined import joined
 from pgstats.ship import Paper
 from pgstats.state import glanced
 

@@ -23,11 +23,11 @@ from pgstats.errors import AskError, ConfigError, UnknownName
 from pgstats.log import ERROR, WARNING, Log, printable
 
 if TYPE_CHECKING:
-    from pgstats.ask import Witness
+    from pgstats.ask.witness import Witness
     from pgstats.config import Config
     from pgstats.evidence import Asked, Sample
     from pgstats.model import Target
-    from pgstats.why import Verdict
+    from pgstats.why.verdict import Verdict
 
 #: Looks at a cluster while it is watched: one a second, and within these bounds.
 LEAST, MOST = 2, 10
@@ -106,7 +106,7 @@ class _Watch:
         return bool(self.samples and self.samples[-1].server.get("in_recovery"))
 
     def _open(self) -> None:
-        from pgstats.ask import Witness  # noqa: PLC0415
+        from pgstats.ask.witness import Witness  # noqa: PLC0415
 
         self.witness = Witness(self.target)
 
@@ -175,7 +175,8 @@ def _verdict(watch: _Watch, config: Config, standbys: Mapping[str, Sample], log:
     """The verdict on one cluster; one that cannot be asked is unknown."""
     from pgstats.ask.failure import failure  # noqa: PLC0415
     from pgstats.evidence import Limit, Sample  # noqa: PLC0415
-    from pgstats.why import Case, judge  # noqa: PLC0415
+    from pgstats.why import Case  # noqa: PLC0415
+    from pgstats.why.verdict import judge  # noqa: PLC0415
 
     limits = []
     if watch.fault:
@@ -188,10 +189,10 @@ def _verdict(watch: _Watch, config: Config, standbys: Mapping[str, Sample], log:
         watch.target.name,
         samples,
         _heaps(samples),
-        _seen(config, watch.target, samples),
-        asked.title if asked else "",
-        asked.database if asked else "",
-        {name: sample for name, sample in standbys.items() if name != watch.target.name},
+        seen=_seen(config, watch.target, samples),
+        asked=asked.title if asked else "",
+        database=asked.database if asked else "",
+        standbys={name: sample for name, sample in standbys.items() if name != watch.target.name},
     )
     verdict = judge(case, limits)
     if watch.fault or not watch.witness:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pgstats.config.loading import DEFAULT_FILE, Config, Statsd, load
-from pgstats.config.showing import show
-from pgstats.config.template import template
 from pgstats.config.values import seconds
 
-__all__ = ["DEFAULT_FILE", "Config", "Statsd", "load", "seconds", "show", "template"]
+__all__ = ["DEFAULT_FILE", "Config", "Statsd", "load", "seconds"]

@@ -1,10 +1,7 @@
 """The file: its values, and the line each of them stands on."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from pgstats.config.values import Keys
@@ -13,15 +10,14 @@ from pgstats.errors import ConfigError
 _PART = r"""[A-Za-z0-9_-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*'"""
 _KEY = rf"(?:{_PART})(?:[ \t]*\.[ \t]*(?:{_PART}))*"
 #: What stands outside values: a key, or the heading of a table or of an array's entry.
-_STATEMENT = re.compile(rf"(\[\[?)?[ \t]*({_KEY})[ \t]*(?(1)\]\]?|=)")
+_STATEMENT = rf"(\[\[?)?[ \t]*({_KEY})[ \t]*(?(1)\]\]?|=)"
 #: What a value is made of, as far as finding its end needs it.
-_PIECE = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}|' + r"'''.*?'{3,5}|" + r'"(?:\\.|[^"\\\n])*"|' + r"'[^'\n]*'|"
-    r"#[^\n]*|[^\"'#\[\]{}\n]+|.",
-    re.DOTALL,
+_PIECE = (
+    r'(?s)"""(?:\\.|[^\\])*?"{3,5}|' + r"'''.*?'{3,5}|" + r'"(?:\\.|[^"\\\n])*"|' + r"'[^'\n]*'|"
+    r"#[^\n]*|[^\"'#\[\]{}\n]+|."
 )
-_BLANK = re.compile(r"(?:\s|#[^\n]*)*")
-_POSITION = re.compile(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$")
+_BLANK = r"(?:\s|#[^\n]*)*"
+_POSITION = r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$"
 
 
 class Place(NamedTuple):
@@ -48,7 +44,11 @@ class Document(NamedTuple):
 
     def resolve(self, path: str) -> str:
         """A path named in the file: a relative one starts at the file's folder."""
-        return str(Path(self.path).absolute().parent / path) if path else ""
+        if not path or path.startswith("/"):
+            return path
+        from pathlib import Path  # noqa: PLC0415 - hardly any file has such a path
+
+        return str(Path(self.path).absolute().parent / path)
 
 
 def read(path: str) -> Document:
@@ -64,7 +64,8 @@ def read(path: str) -> Document:
 
 def _text(path: str) -> str:
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            content = file.read()
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
@@ -76,11 +77,11 @@ def _text(path: str) -> str:
 
 def _syntax_fault(path: str, source: str, said: str) -> str:
     """The line and column of a syntax error, and what the parser says about it."""
-    match = _POSITION.search(said)
+    match = re.search(_POSITION, said)
     line, column = match.groups() if match else (None, None)
     line = line or str(source.rstrip("\n").count("\n") + 1)
     where = f"column {column}: " if column else ""
-    return f"{path}:{line}: {where}not valid TOML: {_POSITION.sub('', said)}"
+    return f"{path}:{line}: {where}not valid TOML: {re.sub(_POSITION, '', said)}"
 
 
 def _lines(source: str) -> dict[Keys, int]:
@@ -97,7 +98,8 @@ def _scan(source: str) -> Iterator[tuple[Keys, int]]:
     table: Keys = ()
     latest: dict[Keys, int] = {}  # the index of the newest entry of each array of tables
     position = 0
-    while match := _STATEMENT.search(source, _skip_blank(source, position)):
+    statement = re.compile(_STATEMENT)
+    while match := statement.search(source, _skip_blank(source, position)):
         line = source.count("\n", 0, match.start()) + 1
         position = match.end()
         parts = [part.strip("\"'") for part in re.findall(_PART, match[2])]
@@ -111,7 +113,7 @@ def _scan(source: str) -> Iterator[tuple[Keys, int]]:
 
 def _skip_blank(source: str, position: int) -> int:
     """Where the next statement starts: spaces, line breaks and comments lie before it."""
-    match = _BLANK.match(source, position)
+    match = re.compile(_BLANK).match(source, position)
     return match.end() if match else position
 
 
@@ -136,7 +138,7 @@ def _below(table: Keys, parts: list[str], latest: Mapping[Keys, int]) -> Keys:
 def _value_end(source: str, position: int) -> int:
     """Where the value that starts here ends: the first line break outside brackets."""
     depth = 0
-    for piece in _PIECE.finditer(source, position):
+    for piece in re.compile(_PIECE).finditer(source, position):
         depth += (piece[0] in ("[", "{")) - (piece[0] in ("]", "}"))
         if piece[0] == "\n" and depth == 0:
             return piece.start()

@@ -20,7 +20,7 @@ MASK = "***"
 LIBPQ = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGDATABASE", "PGUSER")
 
 
-_AT_IN_PATH = re.compile(r"postgres(ql)?://[^/?]*/[^?]*@")
+_AT_IN_PATH = r"postgres(ql)?://[^/?]*/[^?]*@"
 
 
 def fault(text: str, parameters: Mapping[str, str]) -> str:
@@ -30,7 +30,7 @@ def fault(text: str, parameters: Mapping[str, str]) -> str:
     password end up where they would be shown.
     """
     host, port = parameters.get("host", ""), parameters.get("port", "")
-    if "@" in host[1:] or _AT_IN_PATH.match(text) or not re.fullmatch(r"[0-9, ]*", port):
+    if "@" in host[1:] or re.match(_AT_IN_PATH, text) or not re.fullmatch(r"[0-9, ]*", port):
         return (
             "cannot be cut into host, port and database; inside the parts of a URI write @ as "
             "%40, : as %3A and / as %2F, or keep the password in password_file"

@@ -1,7 +1,5 @@
 """What was given, by whom: the options, the environment, the file; and what is wrong with it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +9,7 @@ from pgstats.config.document import Document, Place
 from pgstats.config.settings import FAMILIES, SECTIONS, TOP, Setting
 from pgstats.config.values import Keys
 
-_VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
+_VARIABLE = r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{"
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -193,7 +191,7 @@ class Givers(NamedTuple):
         replaced: list[str] = []
         faults: list[str] = []
 
-        def variable(match: re.Match[str]) -> str:
+        def variable(match: "re.Match[str]") -> str:
             if match[0] == "$${":
                 return "${"
             if match[1] is None:
@@ -203,7 +201,7 @@ class Givers(NamedTuple):
             replaced.append(self.environ.get(match[1] or "", ""))
             return replaced[-1]
 
-        value = _map(lambda text: _VARIABLE.sub(variable, text), raw)
+        value = _map(lambda text: re.sub(_VARIABLE, variable, text) if "$" in text else text, raw)
         for fault in faults:
             self.faults.add(self.file, at, fault)
         return Given(self.file, at, raw, value, tuple(replaced), bool(faults))

@@ -1,19 +1,18 @@
 """Merges defaults, the file, the environment and the options into one configuration."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pgstats.config import document, dsn, values
 from pgstats.config.document import Document
 from pgstats.config.given import Entries, Entry, Faults, Givers, Outside, Section, by_dsn
-from pgstats.config.questions import Asked, Putting, questions
 from pgstats.config.settings import QUERY, STATSD, TOP
 from pgstats.errors import ConfigError
 from pgstats.model import PGBOUNCER, POSTGRES, Target
+
+if TYPE_CHECKING:
+    from pgstats.config.questions import Putting
 
 DEFAULT_FILE = "/etc/pgstats/pgstats.toml"
 DEFAULT_STATE = "/var/lib/pgstats/state"
@@ -92,12 +91,7 @@ def load(
     families = [section.name for section in sections]
     _check_fronts(targets, givers, families)
     listed = bool(sections) and sections[0].source is file
-    shared = statsd["tags"].value
-    asked = [
-        Asked(family, one["name"].value, {**shared, **one["tags"].value})
-        for family, one in zip(families, targets, strict=True)
-    ]
-    puttings = questions(givers, asked, listed=listed)
+    puttings = _questions(givers, families, targets, statsd["tags"].value, listed=listed)
     if not sections and not faults.found:
         raise ConfigError(_nothing_to_poll(file.path))
     if faults.found:
@@ -108,7 +102,7 @@ def load(
         statsd=Statsd(**_values(statsd)),
         targets=_targets(families, targets, puttings, passfile),
         path=file.path,
-        inventory=str(Path(file.path).absolute()) if listed else "",
+        inventory=os.path.abspath(file.path) if listed else "",
         settings=_settings(
             [TOP, STATSD, *families, *[QUERY] * len(puttings)],
             [top, statsd, *targets, *(putting.entries for putting in puttings)],
@@ -116,8 +110,28 @@ def load(
     )
 
 
+def _questions(
+    givers: Givers,
+    families: list[str],
+    targets: list[Entries],
+    shared: Mapping[str, str],
+    *,
+    listed: bool,
+) -> "list[Putting]":
+    """The questions of the file, if it has any; ``shared`` are the tags of all targets."""
+    if QUERY not in givers.file.data:
+        return []
+    from pgstats.config.questions import Asked, questions  # noqa: PLC0415
+
+    asked = [
+        Asked(family, one["name"].value, {**shared, **one["tags"].value})
+        for family, one in zip(families, targets, strict=True)
+    ]
+    return questions(givers, asked, listed=listed)
+
+
 def _targets(
-    families: list[str], targets: list[Entries], puttings: list[Putting], passfile: str
+    families: list[str], targets: list[Entries], puttings: "list[Putting]", passfile: str
 ) -> tuple[Target, ...]:
     """The targets, each with what is put to it and with the PgBouncer that knows where it is."""
     found: dict[str, Target] = {}
@@ -276,7 +290,7 @@ def _state(environ: Mapping[str, str]) -> Entry:
     data, home = environ.get("XDG_STATE_HOME"), environ.get("HOME")
     if folder:
         path, origin = f"{folder}/state", "environment STATE_DIRECTORY"
-    elif _can_write(Path(DEFAULT_STATE).parent):
+    elif _can_write(os.path.dirname(DEFAULT_STATE)):
         path, origin = DEFAULT_STATE, "default"
     elif data:
         path, origin = f"{data}/pgstats/state", "environment XDG_STATE_HOME"
@@ -285,10 +299,11 @@ def _state(environ: Mapping[str, str]) -> Entry:
     return Entry(path, path, origin)
 
 
-def _can_write(folder: Path) -> bool:
+def _can_write(folder: str) -> bool:
     """Whether files can be made in a folder, or the folder itself can be."""
-    nearest = next(parent for parent in (folder, *folder.parents) if os.access(parent, os.F_OK))
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    while not os.access(folder, os.F_OK):
+        folder = os.path.dirname(folder)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _values(entries: Entries) -> dict[str, Any]:

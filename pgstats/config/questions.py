@@ -1,7 +1,5 @@
 """The questions of the user's own: what each one is, and which targets it is put to."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 

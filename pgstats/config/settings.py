@@ -1,11 +1,9 @@
 """Every setting there is: one entry each. Validation, defaults, hints and listings follow."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from pgstats import catalogue
-from pgstats.config import statement, values
+from pgstats.config import values
 from pgstats.config.values import Parser
 from pgstats.model import PGBOUNCER, POSTGRES
 
@@ -42,6 +40,14 @@ class Setting(NamedTuple):
 
 
 _tags = values.tags(RESERVED_TAGS)
+
+
+def _select(value: object) -> str:
+    """A statement of the user's own, read by a module that most configurations do not need."""
+    from pgstats.config.statement import select  # noqa: PLC0415
+
+    return select(value)
+
 
 _TARGET = (
     Setting(
@@ -136,7 +142,7 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
     ),
     QUERY: (
         Setting("name", values.name, None, "unique, the group in every name"),
-        Setting("sql", statement.select, None, "one SELECT, schemas written out", secret=True),
+        Setting("sql", _select, None, "one SELECT, schemas written out", secret=True),
         Setting("labels", values.columns(RESERVED), [], "columns that tell the rows apart"),
         Setting("metrics", values.columns(frozenset()), [], "columns that become gauges"),
         Setting("target", values.one_or_more, None, "`[[postgres]]` asked, by name; else every"),

@@ -18,13 +18,11 @@ _ESCAPED = r"'(?:\\.|''|[^'\\])*'"
 #: Strings that stand on lines of their own are one, and go on as the first of them began.
 _NEXT = r"[ \t\f\v]*[\r\n](?:\s|--[^\n\r]*[\r\n])*"
 #: What is blanked out, at the start of a token.
-_HIDDEN = re.compile(
-    rf"--[^\n\r]*|[eE]{_ESCAPED}(?:{_NEXT}{_ESCAPED})*|'(?:''|[^'])*'|\"(?:\"\"|[^\"])*\"|"
-    rf"\$((?:{_TAG})?)\$.*?\$\1\$",
-    re.DOTALL,
+_HIDDEN = (
+    rf"(?s)--[^\n\r]*|[eE]{_ESCAPED}(?:{_NEXT}{_ESCAPED})*|'(?:''|[^'])*'|\"(?:\"\"|[^\"])*\"|"
+    rf"\$((?:{_TAG})?)\$.*?\$\1\$"
 )
-_WORD = re.compile(_NAME)
-_COMMENT = re.compile(r"/\*|\*/")
+_COMMENT = r"/\*|\*/"
 _BLANKS = " \t\n\r\f\v"
 _FIRST = ("SELECT", "WITH", "VALUES", "TABLE")
 
@@ -56,10 +54,11 @@ def _pair_brackets(bare: str) -> None:
 
 def _blanked(sql: str) -> str:
     """The text with blanks for all that is no part of the statement's structure."""
+    hides, names = re.compile(_HIDDEN), re.compile(_NAME)
     found, at = "", 0
     while at < len(sql):
-        hidden = _HIDDEN.match(sql, at)
-        word = _WORD.match(sql, at)
+        hidden = hides.match(sql, at)
+        word = names.match(sql, at)
         if sql.startswith("/*", at):
             end = _comment_end(sql, at)
         elif hidden:
@@ -79,7 +78,7 @@ def _blanked(sql: str) -> str:
 def _comment_end(sql: str, at: int) -> int:
     """Where a comment ends; there may be others inside."""
     depth = 0
-    for mark in _COMMENT.finditer(sql, at):
+    for mark in re.compile(_COMMENT).finditer(sql, at):
         depth += 1 if mark[0] == "/*" else -1
         if depth == 0:
             return mark.end()

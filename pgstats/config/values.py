@@ -7,7 +7,6 @@ saying what is allowed; the value itself is never repeated, for it may hold a se
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,15 +16,13 @@ Parser = Callable[[object], Any]
 #: The keys and indexes that lead to a value: ("postgres", 0, "tables").
 Keys = tuple[str | int, ...]
 
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)"
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_TAG = re.compile(r"[a-z][a-z0-9_]*")
-_INTERNET = re.compile(
-    r"(udp|tcp)://(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s/:@?#\[\]]+)(?::([0-9]{1,5}))?/?"
-)
-_SOCKET = re.compile(r"unix(gram)?:///[^\0\n]+")
+_PREFIX = r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
+_NAME = r"[A-Za-z0-9_-]+"
+_TAG = r"[a-z][a-z0-9_]*"
+_INTERNET = r"(udp|tcp)://(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s/:@?#\[\]]+)(?::([0-9]{1,5}))?/?"
+_SOCKET = r"unix(gram)?:///[^\0\n]+"
 _STATSD_PORT = 8125
 
 
@@ -99,7 +96,7 @@ def last_value(value: object) -> int | float | None:
 
 def duration(value: object) -> float:
     """A time in seconds."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    match = re.fullmatch(_DURATION, value) if isinstance(value, str) else None
     seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
     if not 0 < seconds <= 24 * 3600:
         near = f'; did you mean "{value}s"?' if type(value) is int else ""
@@ -174,7 +171,7 @@ def columns(reserved: frozenset[str]) -> Parser:
 
 def _column_fault(name: str, reserved: frozenset[str]) -> str:
     """What is wrong with a column; unlike other values it is no secret and can be repeated."""
-    if not _TAG.fullmatch(name):
+    if not re.fullmatch(_TAG, name):
         return (
             "must be columns of lower-case letters, digits and _, a letter first: in the SQL, "
             "AS gives a column another name"
@@ -186,7 +183,7 @@ def _column_fault(name: str, reserved: frozenset[str]) -> str:
 
 def prefix(value: object) -> str:
     """What every metric's name starts with."""
-    if not isinstance(value, str) or not _PREFIX.fullmatch(value):
+    if not isinstance(value, str) or not re.fullmatch(_PREFIX, value):
         raise Wrong(
             "must be letters, digits, _ and - with single dots between, a letter first: "
             '"pgstats" or "infra.pgstats"'
@@ -196,7 +193,7 @@ def prefix(value: object) -> str:
 
 def name(value: object) -> str:
     """The name of a target."""
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not re.fullmatch(_NAME, value):
         raise Wrong('must be a string of letters, digits, _ and - such as "main"')
     return value
 
@@ -218,7 +215,7 @@ def tags(reserved: frozenset[str]) -> Parser:
 def _tag_fault(key: str, item: object, reserved: frozenset[str]) -> str:
     if key in reserved:
         return "is a key that pgstats or a receiver uses itself; choose another one"
-    if not _TAG.fullmatch(key):
+    if not re.fullmatch(_TAG, key):
         return "must have a key of lower-case letters, digits and _, a letter first"
     if not isinstance(item, str) or not item or not item.isprintable():
         return "must be a string in quotes, not empty and without control characters"
@@ -227,9 +224,9 @@ def _tag_fault(key: str, item: object, reserved: frozenset[str]) -> str:
 
 def url(value: object) -> str:
     """Where statsd listens, the port always given."""
-    if isinstance(value, str) and _SOCKET.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_SOCKET, value):
         return value
-    match = _INTERNET.fullmatch(value) if isinstance(value, str) else None
+    match = re.fullmatch(_INTERNET, value) if isinstance(value, str) else None
     port = int(match[3] or _STATSD_PORT) if match else 0
     if not match or not 0 < port < 65536:
         raise Wrong(
@@ -242,6 +239,10 @@ def url(value: object) -> str:
 
 def command(value: object) -> str:
     """A command as one string, quoted as for a shell, from that or from a list of words."""
+    if value == "":
+        return value
+    import shlex  # noqa: PLC0415 - hardly any target has one
+
     if isinstance(value, list):
         return shlex.join(texts(value))
     try:

@@ -2,7 +2,6 @@
 
 from pgstats.shape.derived import derived
 from pgstats.shape.group import spread
-from pgstats.shape.joined import joined, known, values, worst
 from pgstats.shape.overcommit import commit, overcommit
 from pgstats.shape.own import frames, job, shipping
 from pgstats.shape.retired import ended, restore, retired
@@ -13,13 +12,9 @@ __all__ = [
     "ended",
     "frames",
     "job",
-    "joined",
-    "known",
     "overcommit",
     "restore",
     "retired",
     "shipping",
     "spread",
-    "values",
-    "worst",
 ]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import socket
 import sys
 from contextlib import suppress
-from ipaddress import ip_address
-from pathlib import Path
 
-_TABLES = {4: Path("/proc/net/udp"), 6: Path("/proc/net/udp6")}
+_TABLES = {4: "/proc/net/udp", 16: "/proc/net/udp6"}  # by the bytes of an address
 _ADDRESS, _QUEUES, _DROPS = 1, 4, -1  # columns
 
 
@@ -29,7 +27,7 @@ def unread(address: str, port: int) -> int:
 def _receivers(address: str, port: int) -> list[list[str]]:
     """The kernel's rows on the sockets that a datagram to that loopback address reaches."""
     host = address.partition("%")[0]
-    if not ip_address(host).is_loopback:
+    if not _loops(_packed(host)):
         return []
     return next(filter(None, (_bound(name, port) for name in _bound_as(host))), [])
 
@@ -41,16 +39,23 @@ def _bound_as(host: str) -> list[str]:
 
 def _bound(address: str, port: int) -> list[list[str]]:
     """The rows on the sockets bound to that very address and port."""
-    wanted = f"{_hexed(address)}:{port:04X}"
-    table = _TABLES[ip_address(address).version]
-    with suppress(OSError), table.open(encoding="ascii") as lines:
+    packed = _packed(address)
+    wanted = f"{_hexed(packed)}:{port:04X}"
+    with suppress(OSError), open(_TABLES[len(packed)], encoding="ascii") as lines:
         return [row for row in map(str.split, lines) if row[_ADDRESS] == wanted]
     return []
 
 
-def _hexed(address: str) -> str:
+def _packed(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def _loops(packed: bytes) -> bool:
+    """Whether an address means the machine that it is said on."""
+    return packed[0] == 127 if len(packed) == 4 else packed == bytes(15) + b"\1"
+
+
+def _hexed(packed: bytes) -> str:
     """An address as the kernel's tables have it: words of 32 bits in the machine's order."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    packed = socket.inet_pton(family, address)
     words = (packed[at : at + 4] for at in range(0, len(packed), 4))
     return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)

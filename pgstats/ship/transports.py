@@ -8,11 +8,11 @@ so that a receiver that is not there is noticed, and a name is looked up anew ev
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
-import struct
+import sys
 import time
-from urllib.parse import urlsplit
 
 from pgstats.errors import ShipError
 from pgstats.lookup import LookupFailed, addresses, is_name
@@ -23,6 +23,10 @@ from pgstats.ship.pace import Pace
 RESOLVE_EVERY = 60.0  # seconds
 DEAD_AFTER = 60.0  # seconds in which a receiver reads nothing, then it is connected to anew
 ANSWER = 0.2  # seconds in which another host says that nobody listens on a UDP port
+
+#: Host and port of a URL; an IPv6 host stands in brackets.
+_PLACE = r"\w+://(?:\[([^\]]+)\]|([^/:@?#\[\]]+))(?::([0-9]{1,5}))?(?:/.*)?"
+_STATSD_PORT = 8125
 
 
 class _SocketWire(Wire):
@@ -131,8 +135,7 @@ class _SocketWire(Wire):
 
         if not self._socket:
             return 0
-        held: tuple[int] = struct.unpack("i", ioctl(self._socket, TIOCOUTQ, struct.pack("i", 0)))
-        return held[0]
+        return int.from_bytes(ioctl(self._socket, TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def close(self) -> None:
         """Close the socket; the next packet opens another."""
@@ -261,11 +264,8 @@ def wire(url: str, *, rate: int = 1000, max_packet: int = 1400) -> Wire:
 
 
 def _host_port(url: str) -> tuple[str, int]:
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, 8125 if parts.port is None else parts.port
-    except ValueError as error:
-        raise ShipError(f"{url}: {error}") from error
-    if not host or not port:
+    found = re.fullmatch(_PLACE, url)
+    port = int(found[3] or _STATSD_PORT) if found else 0
+    if not found or not 0 < port < 65536:
         raise ShipError(f"{url}: must name a host and a port from 1 to 65535")
-    return host, port
+    return found[1] or found[2], port

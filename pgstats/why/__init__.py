@@ -4,6 +4,5 @@ from pgstats.why.cause import Case, over_key
 from pgstats.why.gauges import frames
 from pgstats.why.heaps import Heap
 from pgstats.why.holders import first_seen, holders
-from pgstats.why.verdict import Verdict, judge
 
-__all__ = ["Case", "Heap", "Verdict", "first_seen", "frames", "holders", "judge", "over_key"]
+__all__ = ["Case", "Heap", "first_seen", "frames", "holders", "over_key"]

@@ -1,10 +1,7 @@
 """What a cause is, and what is known when one is looked for."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -22,7 +19,6 @@ def over_key(database: str, oid: object) -> str:
     return f"over {database} {oid}"
 
 
-@dataclass(frozen=True)
 class Case:
     """All that is known of one cluster.
 
@@ -31,13 +27,24 @@ class Case:
     has been there, by `holders.label`, as far as anybody remembers.
     """
 
-    target: str
-    samples: Sequence[Sample]
-    heaps: Sequence[Heap] | None = None
-    seen: Mapping[str, float] = field(default_factory=dict)
-    asked: str = ""
-    database: str = ""
-    standbys: Mapping[str, Sample] = field(default_factory=dict)
+    def __init__(
+        self,
+        target: str,
+        samples: Sequence[Sample],
+        heaps: Sequence[Heap] | None = None,
+        *,
+        seen: Mapping[str, float] = {},
+        asked: str = "",
+        database: str = "",
+        standbys: Mapping[str, Sample] = {},
+    ) -> None:
+        self.target = target
+        self.samples = samples
+        self.heaps = heaps
+        self.seen = seen
+        self.asked = asked
+        self.database = database
+        self.standbys = standbys
 
     @property
     def last(self) -> Sample:
@@ -165,7 +172,7 @@ class Found(NamedTuple):
     culprit and who is behind it; ``client`` and ``blocker`` are their applications, once traced.
     """
 
-    cause: Cause
+    cause: "Cause"
     severity: str
     evidence: Record
     values: Mapping[str, Any] = {}
@@ -190,7 +197,7 @@ class Cause(NamedTuple):
     """One reason why dead rows stay.
 
     ``detect`` finds it in a `Case`. ``summary``, ``remedies`` and ``prevention`` are templates over
-    evidence and values (`words.filled`). A ``cheap`` one needs no heaps, and is counted at every
+    evidence and values (`filling.filled`). A ``cheap`` one needs no heaps, and is counted at every
     poll. ``severities`` are all it can have, the usual one first; ``needs`` are the views without
     which nobody can tell.
     """
@@ -198,7 +205,7 @@ class Cause(NamedTuple):
     id: str
     help: str
     severities: tuple[str, ...]
-    detect: Callable[[Cause, Case], Iterable[Found]]
+    detect: Callable[["Cause", Case], Iterable[Found]]
     summary: str
     remedies: tuple[Remedy, ...] = ()
     prevention: tuple[str, ...] = ()

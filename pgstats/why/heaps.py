@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,12 +13,12 @@ from pgstats.why.words import identifier
 _ENDED = ("last_vacuum", "last_autovacuum", "last_analyze", "last_autoanalyze")
 
 
-@dataclass(frozen=True)
 class Heap:
     """One heap of a database; ``rows`` are what the samples say of it, the oldest first."""
 
-    database: str
-    rows: Sequence[Record]
+    def __init__(self, database: str, rows: Sequence[Record]) -> None:
+        self.database = database
+        self.rows = rows
 
     def __getitem__(self, column: str) -> Any:
         return self.rows[-1].get(column)

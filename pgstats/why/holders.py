@@ -22,10 +22,8 @@ from pgstats.evidence import (
     Sample,
 )
 
-_COMMENTS = re.compile(r"\A(\s+|--[^\n]*\n|/\*.*?\*/)+", re.DOTALL)
-_LAZY_VACUUM = re.compile(
-    r"(autovacuum:\s+)?VACUUM\b(?!\s+FULL\b)(?!\s*\([^)]*\bFULL\b)", re.IGNORECASE
-)
+_COMMENTS = r"(?s)\A(\s+|--[^\n]*\n|/\*.*?\*/)+"
+_LAZY_VACUUM = r"(?i)(autovacuum:\s+)?VACUUM\b(?!\s+FULL\b)(?!\s*\([^)]*\bFULL\b)"
 #: What the server calls those who apply a subscription's changes: up to 15, then from 16 on.
 APPLY_WORKERS = ("logical replication worker", "logical replication apply worker")
 
@@ -73,7 +71,7 @@ def _vacuums(sample: Sample) -> set[int]:
 
 def is_lazy_vacuum(row: Record) -> bool:
     """Whether a session's text is a VACUUM that is not FULL."""
-    return bool(_LAZY_VACUUM.match(_COMMENTS.sub("", row.get("query") or "")))
+    return bool(re.match(_LAZY_VACUUM, re.sub(_COMMENTS, "", row.get("query") or "")))
 
 
 def _is_lazy_vacuum(row: Record, vacuums: set[int]) -> bool:

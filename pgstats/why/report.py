@@ -8,9 +8,10 @@ from typing import Any
 
 from pgstats.evidence import INFO, Client, Remedy
 from pgstats.why.cause import Found
+from pgstats.why.filling import filled
 from pgstats.why.heaps import Heap
 from pgstats.why.verdict import CLEAR, Verdict
-from pgstats.why.words import filled, lasting, plain, several
+from pgstats.why.words import lasting, plain, several
 
 WIDTH = 80
 #: Tables that are named in a sentence, and what is shown of each kind; `--json` has all.

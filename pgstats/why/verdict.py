@@ -1,7 +1,5 @@
 """Judges a case: which causes are at work, in which order, and what may have been overlooked."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from string import Formatter
-from typing import Any
 
-_PLAIN = re.compile(r"[a-z_][a-z0-9_$]*\Z")
+_PLAIN = r"[a-z_][a-z0-9_$]*\Z"
 #: Words that must be quoted where a name is meant: those of the keyword list that a name may meet.
 _WORDS = """
 all analyse analyze and any array as asc asymmetric authorization between binary both case
@@ -25,7 +22,7 @@ _RESERVED = frozenset(_WORDS.split())
 
 def identifier(name: str) -> str:
     """A name as SQL text, quoted where it has to be; nothing in it reaches a terminal as it is."""
-    if _PLAIN.match(name) and name not in _RESERVED:
+    if re.match(_PLAIN, name) and name not in _RESERVED:
         return name
     doubled = name.replace('"', '""')
     if name.isprintable():
@@ -79,19 +76,3 @@ def counted(number: float) -> str:
 def several(count: int, one: str, many: str = "") -> str:
     """A count with its noun."""
     return f"{counted(count)} {one if count == 1 else many or one + 's'}"
-
-
-class _Template(Formatter):
-    """`str.format` with conversions for SQL: ``!i`` an identifier, ``!l`` a literal."""
-
-    def convert_field(self, value: Any, conversion: str | None) -> Any:
-        if conversion == "i":
-            return identifier(str(value))
-        if conversion == "l":
-            return literal(str(value))
-        return super().convert_field(value, conversion)
-
-
-def filled(template: str, values: Mapping[str, Any]) -> str:
-    """A template of a `Cause` with its values filled in."""
-    return _Template().vformat(template, (), values)

@@ -1,7 +1,5 @@
 """Who vacuums which heap in a sample."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

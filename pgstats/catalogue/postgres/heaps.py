@@ -5,8 +5,6 @@ rules are those of relation_needs_vacanalyze in PostgreSQL's autovacuum.c, in it
 (single precision), so that ``ratio > 1`` is its decision and not an estimate of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
