@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from sys import intern
 from typing import Any, TypeGuard
 
 from pgstats.errors import AskError
@@ -100,7 +101,8 @@ def _own_labels(
         values = by_name.get(column, by_name.get(label, [None] * length))
         if set(map(type, values)) != {str}:
             values = [null if value is None else str(value) for value in values]
-        found.append(values)
+        # One string for all polls: what is remembered of rows needs no others.
+        found.append([value if value is OTHER else intern(value) for value in values])
     return found
 
 

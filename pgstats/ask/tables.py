@@ -46,7 +46,8 @@ def tables(session: Session, database: str, poll: Poll, members: Members) -> lis
         complete=poll.complete,
     )
     columns, rows = session.ask(sql, asked, "tables")
-    by_name = turned(columns, rows)
+    by_name, count = turned(columns, rows), len(rows)
+    del rows  # of all tables of a large database
     shown = [
         Shown(root, (schema, table), oids)
         for root, schema, table, oids in zip(
@@ -61,8 +62,8 @@ def tables(session: Session, database: str, poll: Poll, members: Members) -> lis
     poll.frames += [
         framed(query, session.version, found, (), height, poll.target.name, (database,))
         for query, found, height in (
-            (TABLES, by_name, len(rows)),
-            (NEED, by_name, len(rows)),
+            (TABLES, by_name, count),
+            (NEED, by_name, count),
             (TOTALS, sums, 1),
             (NEEDS, sums, 1),
         )

@@ -130,6 +130,8 @@ def _job(target: Target, cycle: Cycle, courier: Courier, state: State, log: Log)
         # What was added to a counter must not be added again after a kill.
         _save(state, log, target.interval / 2 if target.counters == "count" else SAVE_EVERY)
         error = printable(_line(failures))
+        if any(poll.up for poll in polls):
+            polls = []  # never repeated, and large: not to be held until the next one is there
         return Done(not failures, poll.seconds, error, rest.until)
 
     measured = wrapped(work, _Teller(target, cycle, courier), lambda done: not done.ok)

@@ -25,24 +25,26 @@ def cut(data: bytes, size: int) -> list[bytes]:
     signed = b":-" in data
     found, start = [], 0
     while start < len(data):
-        end = _end(data, start, size, signed=signed)
+        end = data.rfind(b"\n", start, start + size + 1)
+        if signed or end < 0 or len(data) - start <= size:
+            end = _end(data, start, size)
         if end > start:
             found.append(data[start:end])
         start = end + 1
     return found
 
 
-def _end(data: bytes, start: int, size: int, *, signed: bool) -> int:
+def _end(data: bytes, start: int, size: int) -> int:
     """Where the packet ends that starts there: as late as fits, but after one line or pair."""
     if len(data) - start <= size:
         return len(data)
     end = data.rfind(b"\n", start, start + size + 1)
-    if signed and end >= 0 and _paired(data, end):
+    if end >= 0 and _paired(data, end):
         end = data.rfind(b"\n", start, end)
     if end >= 0:
         return end
     end = data.find(b"\n", start)
-    if signed and end >= 0 and _paired(data, end):
+    if end >= 0 and _paired(data, end):
         end = data.find(b"\n", end + 1)
     return end if end >= 0 else len(data)
 
