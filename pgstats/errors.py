@@ -5,6 +5,19 @@ they come through and kept as ``__cause__``. Exit codes are the command line's b
 """
 
 
+def traced(error: BaseException) -> str:
+    """The traceback of a bug, for those who ask for it.
+
+    The messages of exceptions are left out: what libpq or Python quotes may be a secret.
+    """
+    from traceback import format_tb  # noqa: PLC0415 - hardly ever needed
+
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    before = f"{traced(cause)}\nwhich led to:\n\n" if cause else ""
+    lines = ["Traceback (most recent call last):\n", *format_tb(error.__traceback__)]
+    return f"{before}{''.join(lines)}{type(error).__qualname__}\n"
+
+
 class PgstatsError(Exception):
     """Base of everything that pgstats raises on purpose. The text is ready to be shown."""
 
@@ -32,11 +45,11 @@ class AskError(PgstatsError):
 
 
 class UnknownName(PgstatsError):
-    """There is no table of that name; ``nearest`` are those most like it."""
+    """There is no table of that name, but those ``nearest``; or these ``several`` are called so."""
 
-    def __init__(self, name: str, nearest: list[str]) -> None:
+    def __init__(self, name: str, nearest: list[str], *, several: bool = False) -> None:
         hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
-        super().__init__(f"there is no table {name}{hint}")
+        super().__init__(f"there {'are several tables' if several else 'is no table'} {name}{hint}")
         self.nearest = nearest
 
 

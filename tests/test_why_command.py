@@ -239,6 +239,28 @@ def test_an_unknown_name_is_told_with_the_nearest(server: Cluster) -> None:
         server.psql("DROP DATABASE locked")
 
 
+def test_a_name_that_several_databases_have_is_refused(server: Cluster) -> None:
+    """None of them goes before another, but for that of the DSN."""
+    make, drop = "CREATE TABLE twice (i int)", "DROP TABLE twice"
+    server.psql("CREATE DATABASE shop")
+    try:
+        for database in ("appdb", "shop"):
+            server.psql(make, database)
+        done = pgstats("why", "twice", "--postgres", server.dsn(user="watcher"), *OPTIONS)
+        assert (done.returncode, done.stdout) == (2, "")
+        both = (
+            "there are several tables twice; did you mean appdb.public.twice or shop.public.twice?"
+        )
+        assert both in done.stderr
+        assert why(server, "shop.twice", watch="0")["asked"] == "shop.public.twice"
+        server.psql(make)
+        assert why(server, "twice", watch="0")["asked"] == "postgres.public.twice"
+        server.psql(drop)
+    finally:
+        server.psql("DROP DATABASE shop")
+        server.psql(drop, "appdb")
+
+
 # ---- one look
 
 
@@ -533,6 +555,7 @@ def test_the_keys_are_those_that_are_promised(server: Cluster, table: str) -> No
     assert set(one) == {
         *("id", "severity", "rank", "summary", "root", "since", "since_known", "xid", "xid_age"),
         *("scope", "witnesses", "tables", "frees", "evidence", "remedy", "prevention"),
+        "limits",
     }
     assert set(one["remedy"][0]) == {"command", "where", "needs"}
     assert set(one["frees"]) == {"alone_rows", "next_holder"}

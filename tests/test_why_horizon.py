@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -29,6 +30,7 @@ from tests.why import (
     until,
     why,
     why_both,
+    why_each,
 )
 
 ROWS = 2000
@@ -371,6 +373,52 @@ def test_of_two_holders_the_older_comes_first(server: Cluster, table: str) -> No
     freed(server, table)
 
 
+# ---- sessions that another server has opened
+
+
+def test_behind_a_foreign_server_is_another_postgresql(server: Cluster, table: str) -> None:
+    with foreign(server) as caller, session(caller, "SELECT * FROM afar"):
+        found = only(held(server, table), "horizon.idle_in_xact")
+        assert found["evidence"]["application_name"] == "postgres_fdw"
+        assert found["limits"] == [LOOK_THERE]
+    freed(server, table)
+
+
+def test_the_environment_of_a_postmaster_names_what_it_opens(server: Cluster, table: str) -> None:
+    """PGAPPNAME there hides what a session is for: what it says tells it all the same."""
+    with foreign(server, PGAPPNAME="warehouse") as caller, session(caller, "SELECT * FROM afar"):
+        found = only(held(server, table), "horizon.idle_in_xact")
+        assert found["evidence"]["application_name"] == "warehouse"
+        assert found["limits"] == [LOOK_THERE]
+    freed(server, table)
+
+
+def test_the_environment_of_a_postmaster_names_its_subscriptions(
+    server: Cluster, table: str
+) -> None:
+    """A table's first copy, which waits for a session of the subscriber."""
+    server.psql("CREATE TABLE fed (i int PRIMARY KEY); CREATE PUBLICATION feed FOR TABLE fed")
+    server.psql("INSERT INTO fed VALUES (1)")
+    dsn = server.dsn().replace("'", "''")
+    copying = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%fed%STDOUT'"
+    try:
+        with named(server, PGAPPNAME="warehouse") as subscriber:
+            subscriber.psql("CREATE TABLE fed (i int PRIMARY KEY)")
+            with session(subscriber, "INSERT INTO fed VALUES (1)"):
+                subscriber.psql(f"CREATE SUBSCRIPTION feed CONNECTION '{dsn}' PUBLICATION feed")
+                until(lambda: server.psql(copying) == "1")
+                found = cause(held(server, table), "horizon.walsender_snapshot")
+                assert found["evidence"]["application_name"] == "warehouse"
+                assert any("A subscriber copies a table" in one for one in found["limits"])
+                subscriber.psql("DROP SUBSCRIPTION feed")
+    finally:
+        server.psql("DROP PUBLICATION feed; DROP TABLE fed")
+        active = "SELECT count(*) FROM pg_replication_slots WHERE active"
+        until(lambda: server.psql(active) == "0")
+        server.psql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    freed(server, table)
+
+
 def test_maintenance_is_a_warning(server: Cluster, table: str) -> None:
     server.psql(
         "INSERT INTO elsewhere VALUES (1);"
@@ -400,6 +448,31 @@ def test_a_role_without_rights_says_so(server: Cluster, table: str) -> None:
             assert any("pg_monitor" in (limit["grant"] or "") for limit in found["limits"])
         until(lambda: dead(server, table) == 0)
         assert why(server, "churned", user="blind")["verdict"] == "unknown"
+    finally:
+        server.psql("DROP ROLE blind")
+
+
+def test_to_a_role_without_rights_a_vacuum_that_waits_may_be_something_else(
+    server: Cluster, table: str
+) -> None:
+    """ANALYZE waits for the same lock, and does hold the horizon: pg_locks does not tell which."""
+    server.psql("CREATE ROLE blind LOGIN")
+    try:
+        for statement in ("VACUUM elsewhere", "ANALYZE elsewhere"):
+            with (
+                session(server, "LOCK TABLE elsewhere IN SHARE UPDATE EXCLUSIVE MODE") as blocker,
+                running(server, statement) as waiting,
+            ):
+                until(lambda waiting=waiting: waits(server, waiting) == "relation")  # type: ignore[misc]
+                churn(server, table)
+                found = why(server, "churned", user="blind")
+                one = next(o for o in found["causes"] if o["evidence"].get("pid") == waiting)
+                assert one["id"] == "horizon.unknown_state"
+                assert any("pg_monitor would tell which" in text for text in one["limits"])
+                seen = why(server, "churned")
+                assert accused(seen) == ([] if "VACUUM" in statement else ["horizon.active_query"])
+                blocker.rollback()
+            freed(server, table)
     finally:
         server.psql("DROP ROLE blind")
 
@@ -484,6 +557,34 @@ def test_a_slot_on_the_standby_holds_the_primary(server: Cluster, table: str) ->
         freed(server, table)
 
 
+@pytest.mark.parametrize("slot", [None, "used"], ids=["without a slot", "through a slot"])
+def test_a_standby_of_a_standby(server: Cluster, table: str, slot: str | None) -> None:
+    """Through both the session is named; who asks one alone is told of the other."""
+    with (
+        standby(server, slot, "middle") as middle,
+        standby(middle, slot, "leaf") as leaf,
+        session(leaf, *SNAPSHOT) as culprit,
+    ):
+        fed_back(middle, leaf, culprit)
+        fed_back(server, leaf, culprit)
+        one = only(held(server, table), "horizon.standby_feedback")
+        assert one["evidence"]["application_name"] == "middle"
+        one = cause(why_each(server, middle)[0], "horizon.standby_feedback")
+        (text,) = (limit for limit in one["limits"] if "only hands on" in limit)
+        assert text.endswith("ask that one as well.")
+        assert ("slot used" if slot else "leaf") in text
+        one = cause(why_each(server, middle, leaf)[0], "horizon.standby_feedback")
+        assert one["evidence"]["standby_pid"] == pid(culprit)
+        assert one["root"].startswith(f"pid {pid(culprit)} of ")
+        remedy = one["remedy"][0]
+        assert remedy["command"] == f"SELECT pg_terminate_backend({pid(culprit)});"
+        assert remedy["where"] == leaf.name
+        leaf.psql(remedy["command"])
+        freed(server, table)
+    if slot:
+        server.psql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+
+
 # ---- the innocent
 
 
@@ -556,6 +657,44 @@ def test_pgstats_does_not_accuse_its_own_polls(server: Cluster) -> None:
 
 
 # ---- helpers
+
+LOOK_THERE = "A session of the PostgreSQL at that address is behind it: look there."
+
+
+class Named(Cluster):
+    """A cluster whose postmaster has something in its environment."""
+
+    environment: Sequence[str] = ()
+
+    def command(self) -> Sequence[str | Path]:
+        return ["/usr/bin/env", *self.environment, *super().command()]
+
+
+@contextmanager
+def named(server: Cluster, **environment: str) -> Iterator[Cluster]:
+    other = Named(server.scratch, EAGER, name="named")
+    other.environment = [f"{name}={value}" for name, value in environment.items()]
+    with other:
+        yield other
+
+
+@contextmanager
+def foreign(server: Cluster, **environment: str) -> Iterator[Cluster]:
+    """A cluster in which the table ``afar`` is the server's ``elsewhere``."""
+    there = f"host '{server.host}', port '{server.port}', dbname 'postgres'"
+    server.psql("INSERT INTO elsewhere VALUES (1)")
+    with named(server, **environment) as caller:
+        available = "SELECT count(*) FROM pg_available_extensions WHERE name = 'postgres_fdw'"
+        if caller.psql(available) == "0":
+            pytest.skip("this package of PostgreSQL has no postgres_fdw")
+        caller.psql(
+            f"CREATE EXTENSION postgres_fdw; CREATE SERVER away FOREIGN DATA WRAPPER postgres_fdw "
+            f"OPTIONS ({there}); CREATE USER MAPPING FOR postgres SERVER away OPTIONS "
+            "(user 'postgres', password_required 'false');"
+            "CREATE FOREIGN TABLE afar (i int) SERVER away OPTIONS (table_name 'elsewhere')"
+        )
+        yield caller
+
 
 SNAPSHOT = ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT 1 FROM pg_class")
 

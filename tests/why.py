@@ -48,6 +48,13 @@ def why_both(first: Cluster, second: Cluster, table: str) -> tuple[Document, Doc
     return one, other
 
 
+def why_each(*clusters: Cluster) -> list[Document]:
+    """The verdicts on clusters that are asked together."""
+    dsns = [word for one in clusters for word in ("--postgres", one.dsn(user="watcher"))]
+    found, _ = run(*dsns, "--watch", "400ms", "--no-state", "--json")
+    return list(found)
+
+
 def run(*arguments: str) -> tuple[Any, int]:
     """What the command prints, which must be JSON and nothing else, and its exit code."""
     done = pgstats("why", *arguments)

@@ -84,22 +84,30 @@ class Witness:
         """Look at one table from now on, its partitions and their TOAST. Raises `UnknownName`.
 
         As in SQL, what is not quoted may be meant in lower case; the table of the database that the
-        DSN leads to goes before those of others. Databases that cannot be asked are passed over;
-        the last fault is raised where no other one has the table.
+        DSN leads to goes before those of others, of which none goes before another. Databases that
+        cannot be asked are passed over; the last fault is raised where no other one has the table.
         """
         fault: AskError | None = None
-        for database, schema, table in _readings(name, self._here, self._databases):
-            try:
-                rows = self._find(database, schema, table)
-            except AskError as error:
-                fault = error
-                continue
-            if rows:
-                self._owners = {database: [row[0] for row in rows]}
-                return Asked(database, tuple(rows[0][1]), table)
-        if fault:
-            raise fault
-        raise UnknownName(name, self._nearest(name))
+        found: list[tuple[Asked, list[int]]] = []
+        for reading in _readings(name, self._here, self._databases):
+            for database, schema, table in reading:
+                try:
+                    rows = self._find(database, schema, table)
+                except AskError as error:
+                    fault = error
+                    continue
+                if rows:
+                    asked = Asked(database, tuple(rows[0][1]), table)
+                    found.append((asked, [row[0] for row in rows]))
+            if found:
+                break
+        if len(found) > 1:
+            raise UnknownName(name, [asked.title for asked, _ in found], several=True)
+        if not found:
+            raise fault or UnknownName(name, self._nearest(name))
+        asked, owners = found[0]
+        self._owners = {asked.database: owners}
+        return asked
 
     def _find(self, database: str, schema: str | None, table: str) -> Sequence[Any]:
         with self._visit(database) as session:
@@ -196,19 +204,22 @@ class Witness:
 
 def _readings(
     name: str, here: str, databases: Sequence[str]
-) -> Iterator[tuple[str, str | None, str]]:
-    """What a name can mean, likeliest first: database, schema (None for any), table."""
+) -> Iterator[list[tuple[str, str | None, str]]]:
+    """What a name can mean, likeliest first: database, schema (None for any), table.
+
+    What is as likely comes together.
+    """
     others = [database for database in databases if database != here]
     for parts in dict.fromkeys((tuple(_parts(name)), tuple(_parts(name, fold=True)))):
         *front, table = parts or ("",)
         if len(front) == 2 and front[0] in databases:
-            yield front[0], front[1], table
+            yield [(front[0], front[1], table)]
         elif len(front) < 2:
             schema = front[0] if front else None
-            yield here, schema, table
+            yield [(here, schema, table)]
             if schema is not None and schema in databases:
-                yield schema, None, table
-            yield from ((database, schema, table) for database in others)
+                yield [(schema, None, table)]
+            yield [(database, schema, table) for database in others]
 
 
 def _parts(name: str, *, fold: bool = False) -> list[str]:

@@ -198,6 +198,7 @@ def _cause(found: Found, rank: int) -> dict[str, Any]:
             for one in remedies(found)
         ],
         "prevention": list(found.cause.prevention),
+        "limits": list(found.limits),
     }
 
 

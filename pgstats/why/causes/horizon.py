@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pgstats.evidence import CRITICAL, INFO, WARNING, Holder, Record, Remedy
-from pgstats.why.cause import Case, Cause, Found
+from pgstats.why.cause import PATIENCE, Case, Cause, Found
 from pgstats.why.causes import roots
 from pgstats.why.heaps import Heap
 from pgstats.why.holders import holders
@@ -41,15 +41,30 @@ def _held(cause: Cause, case: Case) -> Iterator[Found]:
     """Every holder that counts and is of this cause."""
     for holder in _relevant(case):
         if holder.cause == cause.id:
-            name = holder.row.get("application_name") or ""
-            hints = tuple(hint for pattern, hint in _BEHIND if re.search(pattern, name))
-            yield found(cause, case, holder, limits=hints)
+            yield found(cause, case, holder, limits=tuple(_behind(holder.row)))
 
 
-#: Who is behind sessions that another server has opened, by the names they give themselves.
+def _behind(row: Record) -> Iterator[str]:
+    """Where to look for who is behind a session that another server has opened."""
+    said = f"{row.get('backend_type')}: {row.get('query')}"
+    for name, statement, hint in _BEHIND:
+        if re.search(name, row.get("application_name") or "") or re.match(statement, said):
+            yield hint
+
+
+#: Sessions that other servers open, by the names they give themselves (which PGAPPNAME in the
+#: environment of that server overrides) and by what they say.
 _BEHIND = (
-    (r"^postgres_fdw$", "A session of the PostgreSQL at that address is behind it: look there."),
-    (r"_sync_\d+", "A subscriber copies a table: look there for its worker, and who blocks that."),
+    (
+        r"^postgres_fdw$",
+        r"client backend: ((DECLARE|FETCH \d+ FROM|CLOSE) c\d+\b|DEALLOCATE pgsql_fdw_prep_\d+)",
+        "A session of the PostgreSQL at that address is behind it: look there.",
+    ),
+    (
+        r"_sync_\d+",
+        r"walsender: (COPY .* TO STDOUT|CREATE_REPLICATION_SLOT [^ ]*_sync_\d+)",
+        "A subscriber copies a table: look there for its worker, and who blocks that.",
+    ),
 )
 
 
@@ -191,11 +206,24 @@ _DISABLE = Remedy(
 
 def _unseen(cause: Cause, case: Case) -> Iterator[Found]:
     """Sessions whose state is hidden: by a missing right, or by their own setting."""
+    like_vacuum = {
+        lock["pid"]
+        for lock in case.last.rows("locks")
+        if not lock["granted"] and lock["mode"] == "ShareUpdateExclusiveLock"
+    }
     for one in _held(cause, case):
         if one.evidence.get("state") == "disabled":
             yield one._replace(remedies=(_TERMINATE, _TRACK))
+        elif one.evidence["pid"] in like_vacuum:
+            yield one._replace(limits=(*one.limits, _LIKE_VACUUM))
         else:
             yield one
+
+
+_LIKE_VACUUM = (
+    "It waits for a lock as VACUUM does, which would hold nothing, but also ANALYZE and CREATE "
+    "INDEX CONCURRENTLY, which do: pg_monitor would tell which."
+)
 
 
 def _fed_back(cause: Cause, case: Case) -> Iterator[Found]:
@@ -221,8 +249,10 @@ def _on_standby(one: Found, case: Case) -> Found:
         if one.holder and holder.xid == one.holder.xid
     ]
     there.sort(key=lambda pair: pair[1].cause == one.cause.id)
-    if not there or there[0][1].cause == one.cause.id:
+    if not there:
         return one
+    if there[0][1].cause == one.cause.id:
+        return one._replace(limits=(*one.limits, _handed_on(*there[0])))
     name, holder = there[0]
     kind = "slot" if "slot_name" in holder.row else "session"
     shown = {f"standby_{key}": value for key, value in evidence(holder).items()}
@@ -233,6 +263,15 @@ def _on_standby(one: Found, case: Case) -> Found:
         summary=_THERE[kind],
         remedies=(_END_THERE[kind], *one.cause.remedies[1:]),
     )
+
+
+def _handed_on(name: str, holder: Holder) -> str:
+    """What is left to say where a standby has it from one that was not asked."""
+    row = holder.row
+    further = f"slot {row['slot_name']}" if "slot_name" in row else row.get("application_name")
+    at = f" at {row['client_addr']}" if row.get("client_addr") else ""
+    told = f" ({further}{at})" if further or at else ""
+    return f"Standby {name} only hands on what a further one needs{told}: ask that one as well."
 
 
 _THERE = {
@@ -296,10 +335,14 @@ def _heirlooms(case: Case) -> set[tuple[str, str, int]]:
 
 
 def _of_catalogs(cause: Cause, case: Case) -> Iterator[Found]:
-    """Logical slots: harmless to ordinary tables, a risk where nobody reads them."""
+    """Logical slots: harmless to ordinary tables, a risk where nobody reads them on.
+
+    One that is read moves on within seconds, or has no need to.
+    """
     for one in _held(cause, case):
         idle = one.holder is not None and not one.holder.row.get("active")
-        hidden = one.severity == INFO and idle and not case.asked
+        stands = idle or (one.since is not None and case.last.at - one.since >= PATIENCE)
+        hidden = one.severity == INFO and stands and not case.asked
         yield one._replace(severity=WARNING) if hidden else one
 
 

@@ -268,6 +268,9 @@ def _disabled_table(cause: Cause, case: Case) -> Iterator[Found]:
             )
 
 
+#: Share of a large table's rows from which on its threshold is too high: more than the usual 0.2,
+#: which in the server's single precision is a little more already.
+_LATE = 0.2001
 #: Scale factor and threshold that are proposed, where they make vacuum come.
 _LOWER = 0.01, 1000
 
@@ -278,7 +281,7 @@ def _below(cause: Cause, case: Case) -> Iterator[Found]:
             names = ("autovacuum_vacuum_threshold", "autovacuum_vacuum_scale_factor")
             parts = {name: heap.option(name) or case.last.setting(name) for name in names}
             own = any(heap.option(name) for name in names)
-            late = heap["threshold"] > 0.2 * heap["reltuples"] + 50 and heap["bytes"] > _LARGE
+            late = heap["threshold"] > _LATE * heap["reltuples"] + 50 and heap["bytes"] > _LARGE
             shown = {**parts, "reltuples": heap["reltuples"], "threshold": heap["threshold"]}
             shown["source"] = "reloptions" if own else "settings"
             lower = _LOWER[0] * heap["reltuples"] + _LOWER[1]
