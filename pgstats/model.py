@@ -311,19 +311,20 @@ class Failure(NamedTuple):
     def bug(cls, stage: str, error: BaseException) -> "Failure":
         """What a bug does to a step. The exception's message, which may hold a secret, is left out.
 
-        It is in the traceback, for those who ask for that. Where files or memory have run out
-        nobody is to blame.
+        Where files or memory have run out nobody is to blame.
         """
         if isinstance(error, MemoryError) or getattr(error, "errno", 0) in _SCARCE:
             text = f"the machine gives no more: {str(error) or 'memory'}"
             return cls(stage, "other", text, _MORE)
-        from traceback import extract_tb, format_exception  # noqa: PLC0415 - hardly ever needed
+        from traceback import extract_tb  # noqa: PLC0415 - hardly ever needed
+
+        from pgstats.errors import traced  # noqa: PLC0415
 
         frames = extract_tb(error.__traceback__)
         where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         text = f"a bug in pgstats: {type(error).__name__}{where}"
         cure = "please report it; --verbose tells more"
-        return cls(stage, "other", text, cure, "".join(format_exception(error)))
+        return cls(stage, "other", text, cure, traced(error))
 
     def __repr__(self) -> str:
         return _shown(self, ("trace",))

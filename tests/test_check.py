@@ -108,6 +108,37 @@ def test_offline_tells_faults() -> None:
     assert 'did you mean "host"' in done.stderr
 
 
+@pytest.mark.parametrize("offline", [("--offline",), ()])
+def test_what_is_wrong_with_the_configuration_is_json_for_who_asks(
+    offline: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "pgstats.toml"
+    path.write_text('intervall = "1s"\n[[postgres]]\ndsn = "hots=there"\n')
+    done = pgstats("check", *offline, "--json", "--config", str(path))
+    assert (done.returncode, done.stderr) == (78, "")
+    findings = json.loads(done.stdout)
+    assert {(f["target"], f["status"]) for f in findings} == {("configuration", "failed")}
+    assert [word for f in findings for word in ("interval", "host") if word in f["message"]]
+    assert len(findings) == 2
+
+
+def test_a_timeout_longer_than_the_interval_is_noted(tmp_path: Path) -> None:
+    """The runs that it makes the daemon skip are counted: it is allowed."""
+    path = tmp_path / "pgstats.toml"
+    path.write_text(
+        'interval = "5s"\n[[postgres]]\nname = "main"\ndsn = "host=192.0.2.1"\ntimeout = "6s"\n'
+    )
+    done = pgstats("check", "--offline", "--json", "--config", str(path))
+    assert done.returncode == 0
+    valid, note = json.loads(done.stdout)
+    assert valid["status"] == "ok"
+    assert valid["message"].endswith("valid, 1 target")
+    assert (note["target"], note["status"]) == ("main", "note")
+    assert note["message"].startswith("its timeout of 6 s is longer than its interval of 5 s")
+    path.write_text(path.read_text().replace("6s", "5s"))
+    assert "note" not in pgstats("check", "--offline", "--config", str(path)).stdout
+
+
 def test_show_config_masks_secrets() -> None:
     dsn = "host=here user=me password=hunter2"
     done = pgstats("check", "--show-config", "--postgres", dsn, env={"PGSTATS_PREFIX": "ours"})

@@ -243,3 +243,21 @@ def test_a_secret_shows_nowhere(
     state = tmp_path / "state"
     seen += state.read_text(errors="replace") if state.exists() else ""
     assert SECRET not in seen
+
+
+def test_a_secret_is_handed_to_no_child(tmp_path: Path, bouncer: Bouncer) -> None:
+    """What a password_command is started with, and what `ps` shows of pgstats itself."""
+    seen, script = tmp_path / "seen", tmp_path / "script"
+    script.write_text(
+        f"cat /proc/self/cmdline /proc/self/environ /proc/$PPID/cmdline > {seen}; echo {SECRET}"
+    )
+    config = tmp_path / "pgstats.toml"
+    dsn = f"host=127.0.0.1 port={bouncer.port} user=stats"
+    config.write_text(
+        f"[[pgbouncer]]\nname = \"one\"\ndsn = '{dsn} password={SECRET}'\n"
+        f"[[pgbouncer]]\nname = \"two\"\ndsn = '{dsn}'\npassword_command = 'sh {script}'\n"
+    )
+    done = pgstats("once", "--dry-run", "--no-state", "--config", str(config))
+    assert done.returncode == 0, done.stderr
+    assert b"pgstats" in seen.read_bytes()
+    assert SECRET.encode() not in seen.read_bytes()

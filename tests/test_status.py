@@ -116,6 +116,8 @@ def test_a_run_that_hangs_shows_with_what_it_skipped(
             assert wait_for(lambda: standing("deaf").get("ok") is False)
             assert "no answer in time" in standing("deaf")["last_error"]
             assert standing("front")["ok"] is True
+        told = (tmp_path / "log").read_text()
+        assert told.count("timeout: its timeout of 2 s is longer than its interval of 0.4 s") == 1
 
 
 def test_the_last_success_and_the_last_error_both_stay(

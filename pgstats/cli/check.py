@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgstats.cli.main import BUG, FAILED, OK
-from pgstats.cli.options import configured, log_of, option, with_targets
+from pgstats.cli.main import BUG, CONFIG, FAILED, OK
+from pgstats.cli.options import configured, log_of, option, overlaps, with_targets
 from pgstats.cli.progress import progress
+from pgstats.errors import ConfigError
 from pgstats.log import DEBUG, Log
 
 if TYPE_CHECKING:
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
 @option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(*, offline: bool, show_config: bool, as_json: bool, **options: Any) -> int:
     """Proves that each target, credential, privilege and the statsd address work."""
-    config = configured(options)
+    try:
+        config = configured(options)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        _print([_entry("configuration", "failed", fault) for fault in error.faults])
+        return CONFIG
     if show_config:
         from pgstats.config.showing import show  # noqa: PLC0415
 
@@ -37,17 +44,35 @@ def command(*, offline: bool, show_config: bool, as_json: bool, **options: Any) 
             click.echo(line)
         return OK
     if offline:
-        many = len(config.targets)
-        where = config.path or "options and environment"
-        click.echo(f"{where}: valid, {many} target{'s' * (many != 1)}")
-        return OK
+        return _valid(config, as_json=as_json)
     return _report(_findings(config), log_of(options), as_json=as_json, quiet=options["quiet"])
+
+
+def _valid(config: Config, *, as_json: bool) -> int:
+    """Say that the configuration has no fault, and what it has instead."""
+    many = len(config.targets)
+    where = config.path or "options and environment"
+    text = f"{where}: valid, {many} target{'s' * (many != 1)}"
+    notes = [(target.name, note) for target in config.targets if (note := overlaps(target))]
+    if as_json:
+        _print(
+            [
+                _entry("configuration", "ok", text),
+                *(_entry(name, "note", note) for name, note in notes),
+            ]
+        )
+    else:
+        click.echo("\n".join([text, *(f"note   {name}: {note}" for name, note in notes)]))
+    return OK
 
 
 def _findings(config: Config) -> Iterator[tuple[str, Finding]]:
     from pgstats.ask.proof import prove  # noqa: PLC0415
+    from pgstats.model import Finding  # noqa: PLC0415
 
     for target in config.targets:
+        if text := overlaps(target):
+            yield target.name, Finding("note", text)
         with progress(f"asking {target.name}"):
             found = _bounded("check", partial(prove, target))
         yield from ((target.name, finding) for finding in found)
@@ -90,20 +115,21 @@ def _report(
             code = BUG if finding.trace else FAILED
         for line in finding.trace.splitlines():
             log.tell(DEBUG, line)
-        found.append(
-            {
-                "target": name,
-                "status": finding.status,
-                "message": finding.message,
-                "remedy": finding.remedy,
-            }
-        )
+        found.append(_entry(name, finding.status, finding.message, finding.remedy))
         if not as_json and not (quiet and finding.status == "ok"):
             click.echo(f"{finding.status:<6} {name}: {finding.message}")
             if finding.remedy:
                 click.echo(f"       -> {finding.remedy}")
     if as_json:
-        import json  # noqa: PLC0415
-
-        click.echo(json.dumps(found, indent=1))
+        _print(found)
     return code
+
+
+def _entry(target: str, status: str, message: str, remedy: str = "") -> dict[str, str]:
+    return {"target": target, "status": status, "message": message, "remedy": remedy}
+
+
+def _print(entries: Sequence[dict[str, str]]) -> None:
+    import json  # noqa: PLC0415
+
+    click.echo(json.dumps(entries, indent=1))

@@ -14,7 +14,7 @@ import click
 
 from pgstats import __version__
 from pgstats.cli.colour import with_colour
-from pgstats.errors import ConfigError, PgstatsError, StateLocked
+from pgstats.errors import ConfigError, PgstatsError, StateLocked, traced
 
 # Exit codes beside click's own 2 for usage errors; the table in the README says when.
 OK, FAILED, UNAVAILABLE, BUG, LOCKED, CONFIG, INTERRUPTED = 0, 1, 69, 70, 75, 78, 130
@@ -173,9 +173,8 @@ def _bug(error: Exception) -> int:
     """A bug is told in one line; --verbose shows where it is."""
     _say(f"a bug in pgstats, please report it: {type(error).__name__} (details with --verbose)")
     if _verbose():
-        import traceback  # noqa: PLC0415
-
-        traceback.print_exc()
+        with suppress(OSError):
+            sys.stderr.write(traced(error))
     return BUG
 
 

@@ -14,6 +14,7 @@ from pgstats.log import WARNING, Log
 
 if TYPE_CHECKING:
     from pgstats.config import Config
+    from pgstats.model import Target
     from pgstats.state import State
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -153,6 +154,16 @@ def configured(options: Mapping[str, Any], default: tuple[str, str] | None = Non
     from pgstats.config import load  # noqa: PLC0415
 
     return load(options["config"], options, os.environ, parse_dsn, default)
+
+
+def overlaps(target: Target) -> str:
+    """What is to be said of a timeout that is longer than the interval, "" for any other."""
+    if target.timeout <= target.interval:
+        return ""
+    return (
+        f"its timeout of {target.timeout:g} s is longer than its interval of {target.interval:g} s:"
+        " where a run takes so long, `pgstats run` skips the next ones (skipped_runs)"
+    )
 
 
 def log_of(options: Mapping[str, Any], *, daemon: bool = False) -> Log:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgstats import __version__
-from pgstats.cli.options import configured, held, log_of, with_state, with_targets
+from pgstats.cli.options import configured, held, log_of, overlaps, with_state, with_targets
 from pgstats.errors import StateError
 from pgstats.log import DEBUG, WARNING, printable
 
@@ -45,6 +45,8 @@ def command(**options: Any) -> int:
     with ExitStack() as stack:
         state = held(config.state, stack, log)
         log.tell(INFO, f"polling {len(config.targets)} targets, shipping to {config.statsd.url}")
+        for target in config.targets:
+            log.state(f"{target.name}: timeout", overlaps(target), WARNING)
         cycle = Cycle(config, state, partial(log.tell, WARNING))
         courier = _courier(config, cycle)
         started = time.monotonic()
@@ -52,6 +54,8 @@ def command(**options: Any) -> int:
         def reload() -> Sequence[Job]:
             nonlocal config, cycle, courier
             config = configured(options)
+            for target in config.targets:
+                log.state(f"{target.name}: timeout", overlaps(target), WARNING)
             cycle = cycle.renewed(config)
             courier = _courier(config, cycle)
             return jobs(config, cycle, courier, state, log)

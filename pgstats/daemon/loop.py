@@ -232,7 +232,7 @@ class _Loop:
             self._bug(job.name, error)
 
     def _bug(self, where: str, error: BaseException) -> None:
-        """Tells of a bug without its message, which might hold a secret; --verbose has it all."""
+        """Tells of a bug without its message, which might hold a secret; --verbose tells where."""
         bug = Failure.bug(where, error)
         self._tell(_ERROR, str(bug))
         for line in bug.trace.splitlines():
