@@ -99,10 +99,11 @@ def _own_labels(
     found: list[Sequence[object]] = []
     for label, column in query.labels.items():
         values = by_name.get(column, by_name.get(label, [None] * length))
-        if set(map(type, values)) != {str}:
-            values = [null if value is None else str(value) for value in values]
         # One string for all polls: what is remembered of rows needs no others.
-        found.append([value if value is OTHER else intern(value) for value in values])
+        if set(map(type, values)) == {str}:
+            found.append(list(map(intern, values)))
+        else:
+            found.append([null if value is None else intern(str(value)) for value in values])
     return found
 
 
