@@ -18,6 +18,7 @@ import stat
 import threading
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -71,6 +72,9 @@ class State:
         self.lock = threading.RLock()
         self._path, self._largest = path, largest
         self._entries: dict[_Key, _Entry] = {}  # the one used last is the last
+        # The same by family and name: among hundreds of targets nobody looks through all.
+        self._processes: defaultdict[tuple[str, str], dict[_Key, _Entry]] = defaultdict(dict)
+        self._strays = False  # entries may be there of targets that are not expected
         self._inventory = ""
         self._expected: set[tuple[str, str]] = set()
         self._saving = threading.Lock()
@@ -89,8 +93,8 @@ class State:
 
     def memories(self, target: Target) -> list[Memory]:
         """What is remembered of a target, and of each process behind its port."""
-        named = (target.family, target.name)
-        return [entry.memory for key, entry in self._entries.items() if key[:2] == named]
+        there = self._processes.get((target.family, target.name), {})
+        return [entry.memory for entry in there.values()]
 
     def sent(self, target: Target) -> Memory:
         """What is remembered of what was shipped under a target's name, whoever answered."""
@@ -105,6 +109,7 @@ class State:
         with self.lock:
             self._expected = {(target.family, target.name) for target in targets}
             self._inventory = inventory
+            self._strays = True
 
     def lost(self, polled: Iterable[Target] = ()) -> list[tuple[Target, Memory]]:
         """What was shipped of targets that have left the file; it is handed over and forgotten.
@@ -113,14 +118,20 @@ class State:
         lost as well.
         """
         there = {_key(target) for target in polled if target.peer}
-        groups = {key[:2] for key in there}
-        lost = [
+        lost = {
             key
-            for key, entry in self._entries.items()
-            if (entry.inventory == self._inventory != "" and key[:2] not in self._expected)
-            or (entry.peer and key[:2] in groups and key not in there)
-        ]
-        entries = [self._entries.pop(key) for key in lost]
+            for group in {key[:2] for key in there}
+            for key, entry in self._processes[group].items()
+            if entry.peer and key not in there
+        }
+        if self._strays:
+            lost |= {
+                key
+                for key, entry in self._entries.items()
+                if entry.inventory == self._inventory != "" and key[:2] not in self._expected
+            }
+            self._strays = False
+        entries = [self._drop(key) for key in sorted(lost)]
         return [(Target(e.family, e.name, "", tags=e.tags, peer=e.peer), e.sent) for e in entries]
 
     def save(self, every: float = 0.0) -> bool:
@@ -150,14 +161,23 @@ class State:
             why = getattr(error, "strerror", None) or str(error)
             self.fault = f"{path}: {why}; starting without what was remembered"
         else:
-            self._entries = {(e.family, e.name, e.peer): e for e in entries}
+            for entry in entries:
+                self._keep((entry.family, entry.name, entry.peer), entry)
 
     def _entry(self, target: Target) -> _Entry:
         key = _key(target)
         entry = self._entries.pop(key, None) or _Entry(*key)
         entry.tags, entry.inventory = dict(target.tags), self._inventory
-        self._entries[key] = entry
+        self._keep(key, entry)
         return entry
+
+    def _keep(self, key: _Key, entry: _Entry) -> None:
+        self._entries[key] = self._processes[key[:2]][key] = entry
+        self._strays |= key[:2] not in self._expected
+
+    def _drop(self, key: _Key) -> _Entry:
+        del self._processes[key[:2]][key]
+        return self._entries.pop(key)
 
     def _write(self) -> None:
         texts, left_out = self._texts()

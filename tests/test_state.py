@@ -115,6 +115,18 @@ def test_targets_are_lost_when_the_file_that_listed_them_lists_them_no_more(
 # The lock
 
 
+def test_a_target_whose_last_poll_ends_after_it_has_left_the_file_is_lost_then() -> None:
+    state = State()
+    state.expect([MAIN, FRONT], LISTED)
+    state.sent(FRONT)["rows"] = [1]
+    state.expect([MAIN], LISTED)
+    assert [target.name for target, _ in state.lost()] == [FRONT.name]
+    assert state.lost() == []
+    state.sent(FRONT)["rows"] = [2]
+    assert [sent for _, sent in state.lost()] == [{"rows": [2]}]
+    assert state.memories(FRONT) == []
+
+
 def test_a_second_run_is_told_who_holds_it(tmp_path: Path) -> None:
     path = str(tmp_path / "state")
     with held(path), pytest.raises(StateLocked, match=rf"\(pid {os.getpid()}\)"), held(path):

@@ -111,12 +111,13 @@ def overcommit(poll: Poll, fronts: Iterable[Sequence[Memory]], now: float) -> li
     found = []
     for memories in fronts:
         known = [memory["commitments"] for memory in memories if "commitments" in memory]
-        led = [_leading(one, poll.place) for one in known]
-        if not known or any(
-            one["until"] < now and here for one, here in zip(known, led, strict=True)
-        ):
+        if not known:
             return []
-        found += [entry for here in led for entry in here]
+        for one in known:
+            here = _leading(one, poll.place)
+            if here and one["until"] < now:
+                return []
+            found += here
     return [poll.target.frame(OVERCOMMIT, OVERCOMMIT.metrics, _rows(poll, found))]
 
 
