@@ -326,9 +326,10 @@ def _leads(columns: Columns, rows: Rows, front: Site) -> dict[str, Site]:
     names = list(columns)
     if not {"name", "host", "port"} <= set(names):
         return {}
-    at = [names.index(name) for name in ("name", "host", "port")]
-    picked = ([row[n] for n in at] for row in rows)
-    return {str(name): behind(host, port, front) for name, host, port in picked}
+    name, host, port = (names.index(name) for name in ("name", "host", "port"))
+    places = {(row[host], row[port]) for row in rows}  # thousands of databases share a few
+    sites = {place: behind(*place, front) for place in places}
+    return {str(row[name]): sites[row[host], row[port]] for row in rows}
 
 
 def _number(version: int) -> str:

@@ -103,7 +103,12 @@ SHIP = Query(
             "a loopback address alone",
             kind="total",
         ),
-        Metric("seconds", "Time spent on spelling lines and shipping them since the start", kind="total", unit="seconds"),
+        Metric(
+            "seconds",
+            "Time spent on spelling lines and shipping them since the start",
+            kind="total",
+            unit="seconds",
+        ),
         Metric("skipped_values", "Unknown values not sent since the start", kind="total"),
         Metric("altered_names", "Names altered to fit the wire since the start", kind="total"),
         Metric(

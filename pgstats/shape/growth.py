@@ -214,11 +214,14 @@ def _unsettled(growth: Growth, pools: Frame | None) -> list[Row]:
 def _compute(query: Query, growth: Growth, poll: Poll) -> Frame:
     grew = set().union(*filter(None, growth.values()))
     metrics = tuple(m for m in query.metrics if m.on(poll.version) or m.of.keys() <= grew)
-    rows = [
-        (*labels, *(_value(metric, delta) for metric in metrics))
-        for labels, delta in growth.items()
-        if delta is not None
-    ]
+    rows: list[Row] = []
+    alike: dict[Row, Row] = {}  # most pools do nothing most of the time
+    for labels, delta in growth.items():
+        if delta is not None:
+            key = tuple(delta.items())
+            if key not in alike:
+                alike[key] = tuple(_value(metric, delta) for metric in metrics)
+            rows.append((*labels, *alike[key]))
     return poll.target.frame(query, metrics, rows)
 
 
