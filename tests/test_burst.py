@@ -123,3 +123,7 @@ def test_the_percentile_is_a_value_that_was_seen() -> None:
 def test_wrong_samples_are_usage_errors() -> None:
     assert pgstats("once", "--sample", "1").returncode == 2
     assert pgstats("once", "--sample", "5", "--every", "soon").returncode == 2
+    alone = pgstats("once", "--every", "1s", "--postgres", "host=/x")
+    assert (alone.returncode, "--every goes with --sample" in alone.stderr) == (2, True)
+    found = pgstats("once", "--dry-run", "--postgres", "host=/x", env={"PGSTATS_EVERY": "1s"})
+    assert found.returncode == 69, "what stands in the environment is for whom it concerns"

@@ -117,18 +117,24 @@ def test_without_a_host_it_is_where_the_pgbouncer_looks(
     assert databases(found) == {database}
 
 
-def test_why_asks_the_server_behind_the_pgbouncer(
-    front: Bouncer, database: str, tmp_path: Path
-) -> None:
+@pytest.fixture
+def file(front: Bouncer, tmp_path: Path) -> Path:
+    """A configuration in which it is asked where the cluster is."""
     path = tmp_path / "pgstats.toml"
     path.write_text(
         f'[[postgres]]\nname = "main"\nfrom_pgbouncer = "front"\ndsn = "user=postgres"\n'
         f'[[pgbouncer]]\nname = "front"\ndsn = "{front.dsn("pgbouncer", "stats")}"\n'
     )
+    return path
+
+
+def test_why_asks_the_server_behind_the_pgbouncer(
+    front: Bouncer, database: str, file: Path
+) -> None:
     with closing(psycopg2.connect(front.dsn("orders"))) as client:
         client.autocommit = True
         client.cursor().execute("CREATE TABLE asked ()")
-    done = pgstats("why", "asked", "--watch", "0", "--no-state", "--config", str(path))
+    done = pgstats("why", "asked", "--watch", "0", "--no-state", "--config", str(file))
     assert done.stdout.startswith(f"{database}.public.asked: nothing keeps dead rows")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -143,20 +149,15 @@ def test_a_pgbouncer_that_was_never_there_is_the_reason() -> None:
     assert "from_pgbouncer front" in told[0]
 
 
-def test_in_a_file(front: Bouncer, database: str, tmp_path: Path) -> None:
-    path = tmp_path / "pgstats.toml"
-    path.write_text(
-        f'[[postgres]]\nname = "main"\nfrom_pgbouncer = "front"\ndsn = "user=postgres"\n'
-        f'[[pgbouncer]]\nname = "front"\ndsn = "{front.dsn("pgbouncer", "stats")}"\n'
-    )
-    done = pgstats("once", "--dry-run", "--config", str(path))
+def test_in_a_file(database: str, file: Path) -> None:
+    done = pgstats("once", "--dry-run", "--config", str(file))
     assert done.returncode == 0, done.stderr
     assert gauges(done.stdout)[f"pgstats.postgres.main.database.{database}.tables"] == 0
-    checked = pgstats("check", "--config", str(path)).stdout
+    checked = pgstats("check", "--config", str(file)).stdout
     assert "ok     main: role postgres has the rights of pg_monitor\n" in checked
     assert "ok     main: 1 databases polled\n" in checked
-    wrong = path.read_text().replace('from_pgbouncer = "front"', 'from_pgbouncer = "frnt"')
-    path.write_text(wrong)
-    refused = pgstats("check", "--offline", "--config", str(path))
+    wrong = file.read_text().replace('from_pgbouncer = "front"', 'from_pgbouncer = "frnt"')
+    file.write_text(wrong)
+    refused = pgstats("check", "--offline", "--config", str(file))
     assert refused.returncode == 78
     assert '"frnt" is no [[pgbouncer]]; there are front' in refused.stderr

@@ -61,6 +61,13 @@ def test_an_option_beats_the_environment_even_where_two_exclude_each_other() -> 
     assert pgstats("once", "--postgres", NOWHERE, "--json", "--dry-run").returncode == 2
 
 
+@pytest.mark.parametrize("name", ["config", "statsd", "dialect", "prefix", "state"])
+def test_an_option_that_an_unset_variable_left_empty_is_refused(name: str) -> None:
+    done = pgstats("once", "--dry-run", "--postgres", NOWHERE, f"--{name}", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--{name} is empty" in done.stderr
+
+
 def test_other_commands_from_the_environment() -> None:
     everything = {"PGSTATS_PREFIX": "ours", "PGSTATS_DIALECT": "influx", "PGSTATS_JSON": "1"}
     (entry,) = json.loads(pgstats("metrics", "pgbouncer.up", env=everything).stdout)

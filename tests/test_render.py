@@ -121,6 +121,13 @@ def test_every_kind_is_of_its_kind(thing: str, kind: str, dialect: str) -> None:
     assert parsed(thing, kind, render(thing, kind, of(dialect)))
 
 
+def test_no_mapping_says_why_there_is_none() -> None:
+    text = render("mapping", "statsd-exporter", of("dogstatsd"))
+    assert parsed("mapping", "statsd-exporter", text)["mappings"] == []
+    assert "# No mappings: the dialect dogstatsd has tags already.\n" in text
+    assert "# No mappings" not in render("mapping", "statsd-exporter", of("plain"))
+
+
 def test_a_dialect_without_such_a_kind_is_a_configuration_error() -> None:
     done = pgstats("dashboard", "netdata", "--dialect", "influx", "--postgres", "host=/x")
     assert (done.returncode, done.stdout) == (CONFIG, "")

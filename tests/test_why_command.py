@@ -18,9 +18,23 @@ import pytest
 
 from pgstats.scratch import Cluster, Scratch
 from tests.program import pgstats
-from tests.why import EAGER, Document, accused, dead, only, pid, run, session, stuck, until, why
+from tests.why import (
+    EAGER,
+    ROWS,
+    Document,
+    accused,
+    churning,
+    dead,
+    only,
+    pid,
+    run,
+    session,
+    stuck,
+    until,
+    watched,
+    why,
+)
 
-ROWS = 2000
 OPTIONS = ("--no-state", "--watch", "400ms")
 #: Autovacuum comes to nobody while a test runs.
 CALM = {**EAGER, "autovacuum_naptime": "5min"}
@@ -28,24 +42,16 @@ CALM = {**EAGER, "autovacuum_naptime": "5min"}
 
 @pytest.fixture(scope="module")
 def server(scratch: Scratch) -> Iterator[Cluster]:
-    with Cluster(scratch, CALM, name="why-command") as cluster:
-        cluster.psql("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher")
-        cluster.psql("CREATE ROLE blind LOGIN")
+    with watched(scratch, "why-command", CALM) as cluster:
         cluster.psql("CREATE DATABASE appdb")
         yield cluster
 
 
 @pytest.fixture
 def table(server: Cluster) -> Iterator[str]:
-    """A table of another database than the DSN's, and one that sessions can write to."""
-    server.psql(
-        "CREATE TABLE churned (id int, v int); CREATE TABLE elsewhere (i int);"
-        f"INSERT INTO churned SELECT i, 0 FROM generate_series(1, {ROWS}) i",
-        "appdb",
-    )
-    server.psql("VACUUM ANALYZE churned", "appdb")
-    yield "churned"
-    server.psql("SET lock_timeout = '20s'; DROP TABLE churned, elsewhere", "appdb")
+    """A table of another database than the DSN's."""
+    with churning(server, "appdb", "elsewhere") as name:
+        yield name
 
 
 @contextmanager

@@ -9,29 +9,20 @@ import pytest
 
 from pgstats.scratch import Cluster, Scratch
 from tests.program import gauges, pgstats
-from tests.why import EAGER, churn, dead, session, until, value
-
-ROWS = 2000
+from tests.why import churn, churning, dead, session, until, value, watched
 
 
 @pytest.fixture(scope="module")
 def server(scratch: Scratch) -> Iterator[Cluster]:
-    with Cluster(scratch, EAGER, name="why-gauges") as cluster:
-        cluster.psql("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher")
-        cluster.psql("CREATE ROLE blind LOGIN")
+    with watched(scratch, "why-gauges") as cluster:
         cluster.psql("CREATE TABLE elsewhere (i int)")
         yield cluster
 
 
 @pytest.fixture
 def table(server: Cluster) -> Iterator[str]:
-    server.psql(
-        "CREATE TABLE churned (id int, v int);"
-        f"INSERT INTO churned SELECT i, 0 FROM generate_series(1, {ROWS}) i"
-    )
-    server.psql("VACUUM ANALYZE churned")
-    yield "churned"
-    server.psql("SET lock_timeout = '20s'; DROP TABLE churned")
+    with churning(server) as name:
+        yield name
 
 
 def shown(server: Cluster, user: str = "watcher") -> dict[str, float]:

@@ -19,42 +19,35 @@ from pgstats.scratch import Cluster, Scratch
 from tests.test_why_gauges import ages, shown
 from tests.why import (
     EAGER,
+    ROWS,
     Document,
     accused,
     churn,
+    churning,
     dead,
     only,
     pid,
     session,
     stuck,
     until,
+    watched,
     why,
-    why_both,
     why_each,
 )
-
-ROWS = 2000
 
 
 @pytest.fixture(scope="module")
 def server(scratch: Scratch) -> Iterator[Cluster]:
-    with Cluster(scratch, EAGER, name="why-horizon") as cluster:
-        cluster.psql("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher")
+    with watched(scratch, "why-horizon") as cluster:
         cluster.psql("CREATE DATABASE other")
         yield cluster
 
 
 @pytest.fixture
 def table(server: Cluster) -> Iterator[str]:
-    """A table of which every row has been rewritten, in a cluster where nobody holds anything."""
-    server.psql(
-        "CREATE TABLE churned (id int, v int);"
-        f"INSERT INTO churned SELECT i, 0 FROM generate_series(1, {ROWS}) i"
-    )
-    server.psql("VACUUM ANALYZE churned")
-    server.psql("CREATE TABLE elsewhere (i int)")
-    yield "churned"
-    server.psql("SET lock_timeout = '20s'; DROP TABLE churned, elsewhere")
+    """A table in a cluster where nobody holds anything."""
+    with churning(server, "postgres", "elsewhere") as name:
+        yield name
 
 
 def freed(server: Cluster, table: str) -> None:
@@ -437,44 +430,36 @@ def test_maintenance_is_a_warning(server: Cluster, table: str) -> None:
 
 def test_a_role_without_rights_says_so(server: Cluster, table: str) -> None:
     """The state of others is NULL for it; their transactions are not."""
-    server.psql("CREATE ROLE blind LOGIN")
-    try:
-        with session(server, "INSERT INTO elsewhere VALUES (1)") as culprit:
-            churn(server, table)
-            found = why(server, "churned", user="blind")
-            one = only(found, "horizon.unknown_state")
-            assert one["evidence"]["pid"] == pid(culprit)
-            assert one["remedy"][0]["command"] == "GRANT pg_monitor TO blind;"
-            assert any("pg_monitor" in (limit["grant"] or "") for limit in found["limits"])
-        until(lambda: dead(server, table) == 0)
-        assert why(server, "churned", user="blind")["verdict"] == "unknown"
-    finally:
-        server.psql("DROP ROLE blind")
+    with session(server, "INSERT INTO elsewhere VALUES (1)") as culprit:
+        churn(server, table)
+        found = why(server, "churned", user="blind")
+        one = only(found, "horizon.unknown_state")
+        assert one["evidence"]["pid"] == pid(culprit)
+        assert one["remedy"][0]["command"] == "GRANT pg_monitor TO blind;"
+        assert any("pg_monitor" in (limit["grant"] or "") for limit in found["limits"])
+    until(lambda: dead(server, table) == 0)
+    assert why(server, "churned", user="blind")["verdict"] == "unknown"
 
 
 def test_to_a_role_without_rights_a_vacuum_that_waits_may_be_something_else(
     server: Cluster, table: str
 ) -> None:
     """ANALYZE waits for the same lock, and does hold the horizon: pg_locks does not tell which."""
-    server.psql("CREATE ROLE blind LOGIN")
-    try:
-        for statement in ("VACUUM elsewhere", "ANALYZE elsewhere"):
-            with (
-                session(server, "LOCK TABLE elsewhere IN SHARE UPDATE EXCLUSIVE MODE") as blocker,
-                running(server, statement) as waiting,
-            ):
-                until(lambda waiting=waiting: waits(server, waiting) == "relation")  # type: ignore[misc]
-                churn(server, table)
-                found = why(server, "churned", user="blind")
-                one = next(o for o in found["causes"] if o["evidence"].get("pid") == waiting)
-                assert one["id"] == "horizon.unknown_state"
-                assert any("pg_monitor would tell which" in text for text in one["limits"])
-                seen = why(server, "churned")
-                assert accused(seen) == ([] if "VACUUM" in statement else ["horizon.active_query"])
-                blocker.rollback()
-            freed(server, table)
-    finally:
-        server.psql("DROP ROLE blind")
+    for statement in ("VACUUM elsewhere", "ANALYZE elsewhere"):
+        with (
+            session(server, "LOCK TABLE elsewhere IN SHARE UPDATE EXCLUSIVE MODE") as blocker,
+            running(server, statement) as waiting,
+        ):
+            until(lambda waiting=waiting: waits(server, waiting) == "relation")  # type: ignore[misc]
+            churn(server, table)
+            found = why(server, "churned", user="blind")
+            one = next(o for o in found["causes"] if o["evidence"].get("pid") == waiting)
+            assert one["id"] == "horizon.unknown_state"
+            assert any("pg_monitor would tell which" in text for text in one["limits"])
+            seen = why(server, "churned")
+            assert accused(seen) == ([] if "VACUUM" in statement else ["horizon.active_query"])
+            blocker.rollback()
+        freed(server, table)
 
 
 def test_a_session_that_hides_its_state(server: Cluster, table: str) -> None:
@@ -513,7 +498,7 @@ def test_a_standby_with_feedback(server: Cluster, table: str, slot: str | None) 
         assert "slot_name" in found["evidence"] or slot is None
         server.psql("INSERT INTO elsewhere VALUES (1)")
         assert set(ages(shown(server))) == {"slot_xmin" if slot else "standby", "oldest"}
-        here, there = why_both(server, other, "churned")
+        here, there = why_each(server, other, table="churned")
         one = cause(here, "horizon.standby_feedback")
         assert one["evidence"]["standby_pid"] == pid(culprit)
         assert there["verdict"] == "unknown"
@@ -549,7 +534,7 @@ def test_a_slot_on_the_standby_holds_the_primary(server: Cluster, table: str) ->
             fed_back(other, leaf, reader)
             leaf.kill()
         churn(server, table)
-        here, _ = why_both(server, other, "churned")
+        here, _ = why_each(server, other, table="churned")
         one = cause(here, "horizon.standby_feedback")
         assert one["evidence"]["standby_slot_name"] == "stale"
         assert one["remedy"][0]["command"] == "SELECT pg_drop_replication_slot('stale');"

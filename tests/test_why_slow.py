@@ -12,22 +12,33 @@ import pytest
 
 from pgstats.scratch import Cluster, Scratch
 from tests.program import pgstats
-from tests.why import EAGER, accused, churn, dead, only, pid, run, session, stuck, until, why
+from tests.why import (
+    EAGER,
+    ROWS,
+    accused,
+    churn,
+    churning,
+    dead,
+    only,
+    pid,
+    run,
+    session,
+    stuck,
+    until,
+    watched,
+    why,
+)
 
 pytestmark = pytest.mark.full
 
-ROWS = 2000
 MINUTE = 60
 SNAPSHOT = ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT 1 FROM elsewhere")
 
 
 @contextmanager
 def filled(scratch: Scratch, **settings: object) -> Iterator[Cluster]:
-    with Cluster(scratch, {**EAGER, **settings}, name="why-slow") as cluster:
-        cluster.psql("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher")
-        cluster.psql("CREATE TABLE elsewhere (i int); CREATE TABLE churned (id int, v int)")
-        cluster.psql(f"INSERT INTO churned SELECT i, 0 FROM generate_series(1, {ROWS}) i")
-        cluster.psql("VACUUM ANALYZE churned")
+    own = {**EAGER, **settings}
+    with watched(scratch, "why-slow", own) as cluster, churning(cluster, "postgres", "elsewhere"):
         yield cluster
 
 

@@ -11,28 +11,33 @@ import psycopg2
 import pytest
 
 from pgstats.scratch import Cluster, Scratch
-from tests.why import EAGER, Document, accused, churn, dead, only, pid, session, until, why
-
-ROWS = 2000
+from tests.why import (
+    ROWS,
+    Document,
+    accused,
+    churn,
+    churning,
+    dead,
+    only,
+    pid,
+    session,
+    until,
+    watched,
+    why,
+)
 
 
 @pytest.fixture(scope="module")
 def server(scratch: Scratch) -> Iterator[Cluster]:
-    with Cluster(scratch, EAGER, name="why-vacuum") as cluster:
-        cluster.psql("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher")
+    with watched(scratch, "why-vacuum") as cluster:
         cluster.psql("CREATE DATABASE other")
         yield cluster
 
 
 @pytest.fixture
 def table(server: Cluster) -> Iterator[str]:
-    server.psql(
-        "CREATE TABLE churned (id int, v int);"
-        f"INSERT INTO churned SELECT i, 0 FROM generate_series(1, {ROWS}) i"
-    )
-    server.psql("VACUUM ANALYZE churned")
-    yield "churned"
-    server.psql("SET lock_timeout = '20s'; DROP TABLE churned")
+    with churning(server) as name:
+        yield name
 
 
 @contextmanager

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
 
-from pgstats.scratch import Cluster
+from pgstats.scratch import Cluster, Scratch
 from tests.program import pgstats
 
 Document = dict[str, Any]
+
+#: Rows of the table that is rewritten.
+ROWS = 2000
 
 #: Settings of a cluster in which autovacuum acts within seconds.
 EAGER: dict[str, object] = {
@@ -29,6 +32,32 @@ EAGER: dict[str, object] = {
 }
 
 
+@contextmanager
+def watched(
+    scratch: Scratch, name: str, settings: Mapping[str, object] = EAGER
+) -> Iterator[Cluster]:
+    """A cluster with a role that sees everything, and one that sees what anybody may."""
+    with Cluster(scratch, settings, name=name) as cluster:
+        cluster.psql("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher")
+        cluster.psql("CREATE ROLE blind LOGIN")
+        yield cluster
+
+
+@contextmanager
+def churning(server: Cluster, dbname: str = "postgres", *more: str) -> Iterator[str]:
+    """A table to rewrite, and ``more`` of one column that sessions can write to."""
+    others = "".join(f"CREATE TABLE {name} (i int);" for name in more)
+    server.psql(
+        f"CREATE TABLE churned (id int, v int); {others}"
+        f"INSERT INTO churned SELECT i, 0 FROM generate_series(1, {ROWS}) i",
+        dbname,
+    )
+    server.psql("VACUUM ANALYZE churned", dbname)
+    yield "churned"
+    names = ", ".join(("churned", *more))
+    server.psql(f"SET lock_timeout = '20s'; DROP TABLE {names}", dbname)
+
+
 def why(
     cluster: Cluster, table: str = "", *more: str, watch: str = "400ms", user: str = "watcher"
 ) -> Document:
@@ -41,17 +70,11 @@ def why(
     return found
 
 
-def why_both(first: Cluster, second: Cluster, table: str) -> tuple[Document, Document]:
-    """The verdicts on two clusters that are asked together."""
-    dsns = [word for one in (first, second) for word in ("--postgres", one.dsn(user="watcher"))]
-    (one, other), _ = run(table, *dsns, "--watch", "400ms", "--no-state", "--json")
-    return one, other
-
-
-def why_each(*clusters: Cluster) -> list[Document]:
+def why_each(*clusters: Cluster, table: str = "") -> list[Document]:
     """The verdicts on clusters that are asked together."""
     dsns = [word for one in clusters for word in ("--postgres", one.dsn(user="watcher"))]
-    found, _ = run(*dsns, "--watch", "400ms", "--no-state", "--json")
+    asked = [table] if table else []
+    found, _ = run(*asked, *dsns, "--watch", "400ms", "--no-state", "--json")
     return list(found)
 
 
@@ -120,7 +143,7 @@ def dead(cluster: Cluster, table: str, dbname: str = "postgres") -> int:
     return int(text or 0)
 
 
-def churn(cluster: Cluster, table: str, rows: int = 2000, dbname: str = "postgres") -> None:
+def churn(cluster: Cluster, table: str, rows: int = ROWS, dbname: str = "postgres") -> None:
     """Rewrite all rows of a table, and wait until the server has counted that.
 
     Not until there are dead ones: autovacuum may be there first.

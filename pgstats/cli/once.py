@@ -59,6 +59,8 @@ def command(
         dry_run, as_json = _stronger("dry_run", "as_json")
     if packets and not dry_run:
         raise click.UsageError("--packets goes with --dry-run")
+    if sample is None and _typed("every"):
+        raise click.UsageError("--every goes with --sample")
     config = configured(options)
     log = log_of(options)
     with ExitStack() as stack:
@@ -74,11 +76,16 @@ def command(
 
 def _stronger(*names: str) -> Sequence[bool]:
     """Which of two flags that exclude each other holds: an option wins over the environment."""
-    source = click.get_current_context().get_parameter_source
-    given = [source(name) is ParameterSource.COMMANDLINE for name in names]
+    given = [_typed(name) for name in names]
     if len(set(given)) == 1:
         raise click.UsageError("--dry-run and --json exclude each other")
     return given
+
+
+def _typed(name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
 
 
 def _state(config: Config, stack: ExitStack, log: Log, *, dry_run: bool) -> State:

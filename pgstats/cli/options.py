@@ -145,11 +145,18 @@ def with_state(function: F) -> F:
     return _decorated(function, _STATE)
 
 
+#: Options that a script with an unset variable leaves empty, and means something by.
+_NEVER_EMPTY = ("config", "statsd", "dialect", "prefix", "interval", "state")
+
+
 def configured(options: Mapping[str, Any], default: tuple[str, str] | None = None) -> Config:
     """The merged configuration of options, environment and file.
 
     ``default`` is the family and the DSN of whom to ask where nobody says.
     """
+    for name in _NEVER_EMPTY:
+        if options.get(name) == "":
+            raise click.UsageError(f"--{name} is empty: leave it out, or give it a value")
     from pgstats.ask import parse_dsn  # noqa: PLC0415
     from pgstats.config import load  # noqa: PLC0415
 

@@ -14,9 +14,10 @@ _HEAD = """\
 
 
 def render(fleet: Fleet) -> str:
-    """The configuration. Names with tags need no mapping, and get none."""
+    """The configuration. Names with tags need no mapping, and get none but a word about it."""
     mappings = [_mapping(fleet, shape) for shape in shapes(fleet)] if fleet.plain else []
-    return _HEAD + yaml({"defaults": {"ttl": f"{lifetime(fleet)}s"}, "mappings": mappings})
+    why = "" if fleet.plain else f"# No mappings: the dialect {fleet.dialect} has tags already.\n"
+    return _HEAD + why + yaml({"defaults": {"ttl": f"{lifetime(fleet)}s"}, "mappings": mappings})
 
 
 def _mapping(fleet: Fleet, shape: Shape) -> dict[str, object]:
