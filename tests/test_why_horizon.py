@@ -658,7 +658,9 @@ class Named(Cluster):
 @contextmanager
 def named(server: Cluster, **environment: str) -> Iterator[Cluster]:
     other = Named(server.scratch, EAGER, name="named")
-    other.environment = [f"{name}={value}" for name, value in environment.items()]
+    # Some packages of a server do not find their own libpq, which the extension needs.
+    libraries = f"LD_LIBRARY_PATH={server.scratch.binaries.postgres.parent / 'lib'}"
+    other.environment = [libraries, *(f"{name}={value}" for name, value in environment.items())]
     with other:
         yield other
 
