@@ -222,6 +222,23 @@ def test_reload_and_the_priorities_of_the_journal(daemon: Machine) -> None:
     assert (daemon.show("pgstats", "MainPID"), daemon.show("pgstats", "NRestarts")) == (pid, "0")
 
 
+def test_no_secret_shows_in_what_systemd_tells(
+    daemon: Machine, cluster: Cluster, bouncer: Bouncer
+) -> None:
+    """The processes of the unit with their arguments, its status, properties and journal."""
+    more = (
+        f'[[pgbouncer]]\nname = "refused"\ndsn = "host=/srv/servers/{bouncer.name} '
+        f'port={bouncer.port} user=nobody password=s3cr3t"\n'
+    )
+    write(daemon.root, configuration(cluster, bouncer) + more)
+    daemon.systemctl("reload", "pgstats")
+    assert wait_for(lambda: "2/3 targets ok" in daemon.show("pgstats", "StatusText"), LONG)
+    told = daemon.systemctl("status", "--full", "--no-pager", "pgstats")
+    assert "pgstats run" in told
+    assert "refused" in told
+    assert "s3cr3t" not in told + daemon.systemctl("show", "pgstats") + daemon.journal()
+
+
 def test_the_watchdog_restarts_what_stands_still(daemon: Machine) -> None:
     daemon.drop_in("pgstats.service", PATH + "WatchdogSec=4s\nRestartSec=100ms\n")
     daemon.systemctl("restart", "pgstats")
