@@ -369,6 +369,7 @@ def test_of_two_holders_the_older_comes_first(server: Cluster, table: str) -> No
 # ---- sessions that another server has opened
 
 
+@pytest.mark.full
 def test_behind_a_foreign_server_is_another_postgresql(server: Cluster, table: str) -> None:
     with foreign(server) as caller, session(caller, "SELECT * FROM afar"):
         found = only(held(server, table), "horizon.idle_in_xact")
@@ -386,6 +387,7 @@ def test_the_environment_of_a_postmaster_names_what_it_opens(server: Cluster, ta
     freed(server, table)
 
 
+@pytest.mark.full
 def test_the_environment_of_a_postmaster_names_its_subscriptions(
     server: Cluster, table: str
 ) -> None:
@@ -441,6 +443,7 @@ def test_a_role_without_rights_says_so(server: Cluster, table: str) -> None:
     assert why(server, "churned", user="blind")["verdict"] == "unknown"
 
 
+@pytest.mark.full
 def test_to_a_role_without_rights_a_vacuum_that_waits_may_be_something_else(
     server: Cluster, table: str
 ) -> None:
@@ -542,6 +545,7 @@ def test_a_slot_on_the_standby_holds_the_primary(server: Cluster, table: str) ->
         freed(server, table)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("slot", [None, "used"], ids=["without a slot", "through a slot"])
 def test_a_standby_of_a_standby(server: Cluster, table: str, slot: str | None) -> None:
     """Through both the session is named; who asks one alone is told of the other."""
