@@ -3,10 +3,10 @@
 Two gauges a table; no configuration, no errors, no names that need care, no pace.
 """
 
-import socket
 import sys
 
 import psycopg2
+from by_hand import send, wire
 
 SQL = """SELECT n.nspname, c.relname, pg_stat_get_live_tuples(c.oid), pg_stat_get_dead_tuples(c.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -16,8 +16,7 @@ connection = psycopg2.connect(sys.argv[1])
 connection.autocommit = True
 cursor = connection.cursor()
 cursor.execute("SET stats_fetch_consistency = none; SET jit = off")
-wire = socket.socket(type=socket.SOCK_DGRAM)
-wire.connect(("127.0.0.1", int(sys.argv[2])))
+to = wire(sys.argv[2])
 for _ in sys.stdin:
     cursor.execute(SQL)
     rows = cursor.fetchall()
@@ -26,10 +25,6 @@ for _ in sys.stdin:
             f"p.{s}.{t}.n_live_tup:{live}|g\np.{s}.{t}.n_dead_tup:{dead}|g"
             for s, t, live, dead in rows
         ]
-    ).encode()
-    at = 0
-    while at < len(text):
-        end = text.rfind(b"\n", at, at + 1401) if len(text) - at > 1400 else len(text)
-        wire.send(text[at:end])
-        at = end + 1
+    )
+    send(to, text)
     print(2 * len(rows), flush=True)
