@@ -259,7 +259,7 @@ def test_a_raise_is_told_once_without_its_message_and_stops_nothing(start: Start
     (told,) = daemon.told(3)
     assert told.startswith("bad: a bug in pgstats: RuntimeError at <string>:")
     assert "secretpw" not in told
-    assert daemon.told(7)[-1] == "RuntimeError: secretpw"
+    assert daemon.told(7)[-1] == "RuntimeError"
     assert daemon.stop() < 2
 
 
