@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pgstats.ask import tables
 from pgstats.ask.postgres import PostgresAsker
-from pgstats.catalogue.postgres.tables import STAY
+from pgstats.catalogue.postgres.tables import STAY, Way, select
 from pgstats.model import POSTGRES, Poll, Target
 from pgstats.scratch import Cluster
 from tests.program import gauges, pgstats
@@ -72,6 +74,66 @@ def test_who_is_shown_stays_unless_another_needs_it_clearly_more(
     assert names(found) == {"second"}
     assert shown(found)[REST] == 1000
     assert column(found, "database", "n_dead_tup")[database,] == 1000 + int(1000 * STAY) + 50
+
+
+def test_of_many_tables_those_who_stay_are_asked_for_at_once(
+    cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the answer is what it would be otherwise: the others are gone through if need be."""
+    ways = []
+
+    def spied(*of: Any, way: Way, **more: Any) -> str:
+        ways.append(way)
+        return select(*of, way=way, **more)
+
+    monkeypatch.setattr(tables, "FEW", 2)
+    monkeypatch.setattr(tables, "select", spied)
+    fill(cluster, database, first=1000, second=900, third=10, fourth=0)
+    cluster.psql(
+        "CREATE TABLE parted (i int) PARTITION BY RANGE (i);"
+        "CREATE TABLE leaf PARTITION OF parted FOR VALUES FROM (0) TO (500)"
+        " WITH (autovacuum_enabled = off);"
+        "CREATE TABLE rest PARTITION OF parted DEFAULT WITH (autovacuum_enabled = off);"
+        "INSERT INTO parted SELECT generate_series(1, 9999)",
+        database,
+    )
+
+    def same(asks: PostgresAsker, *expected: str) -> None:
+        """Whoever has not seen many tables yet, and remembers the same, says the same."""
+        memo = json.loads(json.dumps(asks.poll().memo)) | {"large": {database: False}}
+        ways.clear()
+        found = asks.poll()
+        mine = [*ways]
+        with closing(PostgresAsker(asks.target, memo)) as other:
+            told = other.poll()
+        assert ways == [*mine, "few"]
+        assert mine == [*expected]
+        for metric in ("n_dead_tup", "n_live_tup", "vacuum_trigger_ratio", "size_estimate_bytes"):
+            assert shown(found, metric) == shown(told, metric)
+        for metric in ("tables", "n_dead_tup", "tables_folded", "worst_freeze_ratio"):
+            assert column(found, "database", metric) == column(told, "database", metric)
+
+    with closing(PostgresAsker(target(cluster, database, tables=2))) as asks:
+        asks.poll()
+        same(asks, "stay")
+        assert names(asks.poll()) == {"first", "second"}
+        ways.clear()
+        more_dead(cluster, database, "fourth", 5000)
+        assert names(asks.poll()) == {"fourth", "first"}
+        assert ways == ["stay", "many"]
+        same(asks, "stay")
+        cluster.psql("DELETE FROM parted WHERE i < 480", database)
+        count = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'leaf'"
+        until(lambda: cluster.psql(count, database) == "479")
+        assert names(asks.poll()) == {"parted", "fourth"}, "of its partitions the neediest"
+        same(asks, "stay")
+        ways.clear()
+        cluster.psql("DROP TABLE fourth", database)
+        assert names(asks.poll()) == {"parted", "first"}
+        assert ways == ["stay", "many"]
+    with closing(PostgresAsker(target(cluster, database, tables=0))) as asks:
+        asks.poll()
+        assert shown(asks.poll()) == {REST: 1000 + 900 + 10 + 479}
 
 
 def test_from_cron_membership_does_not_flap_either(

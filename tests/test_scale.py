@@ -9,6 +9,7 @@ from contextlib import closing
 import psycopg2
 import pytest
 
+from pgstats.ask import session, tables
 from pgstats.ask.postgres import PostgresAsker
 from pgstats.model import POSTGRES, Poll, Target
 from pgstats.scratch import Cluster, Scratch
@@ -62,6 +63,7 @@ def crowd(scratch: Scratch) -> Iterator[Cluster]:
         "log_connections": "on",
         "log_disconnections": "on",
         "log_line_prefix": "%p ",
+        "log_temp_files": 0,
     }
     with Cluster(scratch, settings, name="crowd") as cluster:
         cluster.psql("CREATE DATABASE large")
@@ -131,19 +133,45 @@ def test_all_of_it_within_one_poll(crowd: Cluster) -> None:
     assert len(re.findall("connection authorized.*application_name=pgstats", log)) >= 2 * 199
 
 
-@pytest.mark.parametrize("tables", [0, None])
-def test_no_table_and_every_table(crowd: Cluster, tables: int | None) -> None:
-    one = Target(POSTGRES, "main", crowd.dsn(), timeout=60.0, tables=tables, databases=("large",))
+@pytest.mark.parametrize("count", [0, None])
+def test_no_table_and_every_table(crowd: Cluster, count: int | None) -> None:
+    one = Target(POSTGRES, "main", crowd.dsn(), timeout=60.0, tables=count, databases=("large",))
     with closing(PostgresAsker(one)) as asks:
         found = asks.poll()
     assert found.ok, found.problems()
     shown = of(found, "large", "n_dead_tup")
-    assert len(shown) == 1 + (PLAIN + ROOTS if tables is None else 0)
+    assert len(shown) == 1 + (PLAIN + ROOTS if count is None else 0)
     assert sum(shown.values()) == truth(crowd, "large")[2] == sums(found, "large")[2]
     assert sums(found, "large")[0] == PLAIN + ROOTS * LEAVES
-    if tables is None:
+    if count is None:
         leaves = crowd.psql(
             "SELECT sum(n_dead_tup) FROM pg_stat_user_tables WHERE relname LIKE 'parted11\\_%'",
             "large",
         )
         assert shown["parted11"] == float(leaves) > 0
+
+
+def test_no_poll_writes_a_file(crowd: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even with a quarter of the memory, as four times as many tables would have it."""
+    guards = session._guards
+
+    def tight(one: Target) -> dict[str, str]:
+        return guards(one) | {"work_mem": "1MB"}
+
+    monkeypatch.setattr(session, "_guards", tight)
+
+    def written(budget: int, polls: int) -> bool:
+        begin = crowd.log.stat().st_size
+        one = Target(
+            POSTGRES, "main", crowd.dsn(), timeout=60.0, tables=budget, databases=("large",)
+        )
+        with closing(PostgresAsker(one)) as asks:
+            for _ in range(polls):
+                assert asks.poll().ok
+        return "temporary file" in crowd.log.read_text()[begin:]
+
+    assert not written(0, 1)
+    assert not written(BUDGET, 2)
+    monkeypatch.setattr(tables, "FEW", 10 * PLAIN)
+    monkeypatch.setattr(tables, "MANY", "SELECT false")
+    assert written(BUDGET, 1), "this is what would be remembered"

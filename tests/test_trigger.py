@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 import psycopg2
 import pytest
 
 from pgstats.catalogue.postgres.heaps import heaps
+from pgstats.catalogue.postgres.tables import Way, select
 from pgstats.scratch import Cluster, Scratch
 from tests.why import until
 
@@ -68,6 +70,21 @@ CASES: dict[str, tuple[str, str, bool]] = {
         False,
     ),
 }
+#: What is summed up, or the largest, over all rows of an answer.
+SUMMED = (
+    "tables",
+    "n_live_tup",
+    "n_dead_tup",
+    "n_ins_since_vacuum",
+    "tables_over_trigger",
+    "tables_disabled",
+    "tables_never_vacuumed",
+    "tables_without_stats",
+    "n_dead_tup_toast",
+    "size_estimate_bytes",
+    "worst_vacuum_trigger_ratio",
+    "worst_freeze_ratio",
+)
 #: Two lockers of one row are a multixact: a transaction and a part of itself will do.
 _SHARE = f"""CREATE TABLE shared AS SELECT 1 AS i;
 DO $$ BEGIN
@@ -196,10 +213,53 @@ def test_the_ratio_is_the_servers_decision(server: Cluster) -> None:
         due = {name: ratio is not None and ratio > 1 for name, ratio in found.items()}
         mine = {name: due[name] for name in expected}
         assert mine == expected
+        same_whatever_the_way(server)
         server.settings["autovacuum_naptime"] = "1s"
         server.reload()
         until(lambda: {n for n, is_due in due.items() if is_due} <= visited(server), 60)
         assert visited(server) - {n for n, is_due in due.items() if is_due} == set()
+
+
+def same_whatever_the_way(server: Cluster) -> None:
+    """The answer of all tables does not depend on how it is come by, nor on how many have names."""
+    server.psql("VACUUM pg_attribute")  # time that is spent on a catalog counts for no table
+    whole = answer(server, 1000, "few")
+    assert {table for _, table in whole} > {"parted", "toast_on_its_own", "_other"}
+    totals = [total(whole, name) for name in SUMMED]
+    for number in (0, 1, 7, 1000):
+        few = answer(server, number, "few")
+        members = [row["root"] for row in few.values() if row["root"] is not None]
+        assert [total(few, name) for name in SUMMED] == totals
+        for way in ("many", "stay") if number else ():
+            again = answer(server, number, way, members)
+            assert again == answer(server, number, "few", members), (number, way)
+
+
+def total(rows: dict[tuple[str, str], dict[str, Any]], name: str) -> float:
+    values = [row[name] or 0 for row in rows.values()]
+    return max(values) if name.startswith("worst") else sum(values)
+
+
+def answer(
+    server: Cluster, number: int, way: Way, members: Sequence[int] = ()
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """All but what changes with time, by schema and table."""
+    version = int(server.psql("SHOW server_version_num"))
+    with closing(psycopg2.connect(server.dsn())) as connection:
+        cursor = connection.cursor()
+        cursor.execute(
+            select(version, number, globs=False, way=way),
+            {"tables": number, "members": list(members)},
+        )
+        names = [column.name for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor]
+    gone = [name for name in names if name.endswith("_age_seconds")] + ["need"]
+    return {
+        (row["schema"] or "_other", row["table"] or "_other"): {
+            name: value for name, value in row.items() if name not in gone
+        }
+        for row in rows
+    }
 
 
 def settled(server: Cluster) -> bool:

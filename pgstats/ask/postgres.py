@@ -49,6 +49,7 @@ class PostgresAsker:
         self._first = ""  # the database that the next walk begins with
         self._until = 0.0
         self._members: Members = dict(memo.get("members", {}))
+        self._large: dict[str, bool] = dict(memo.get("large", {}))  # who has many tables
         self._secret: Secret | None = None
         self._behind = Behind(target, ())  # as its PgBouncer knows it, where that is asked
         self._own = _questions(target, memo)
@@ -91,7 +92,7 @@ class PostgresAsker:
         members = {} if self.target.tables is None else dict(self._members)
         sizes = dict(self._sizes.asked) if self._sizes else {}
         asked = self._own.asked if self._own else []
-        return {"members": members, "asked": asked, "sizes": sizes}
+        return {"members": members, "large": self._large, "asked": asked, "sizes": sizes}
 
     def close(self) -> None:
         """Let go of the kept connection."""
@@ -150,6 +151,7 @@ class PostgresAsker:
         try:
             here, names = self._discover(session, poll)
             self._members = {name: self._members.get(name, []) for name in names}
+            self._large = {name: self._large[name] for name in names if name in self._large}
             for query in CLUSTER:
                 if query.on(session.version) and not (standby and query.primary_only):
                     self._ask_one(session, query, names, poll)
@@ -273,7 +275,7 @@ class PostgresAsker:
         """The tables of one database, where they are known."""
         try:
             if not self._standby:
-                shown = tables(session, name, poll, self._members)
+                shown = tables(session, name, poll, self._members, self._large)
                 if self._sizes:
                     self._sizes.measure(session, poll, shown, name)
             poll.counts["databases_polled"] += 1

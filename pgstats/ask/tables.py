@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from pgstats.ask.answer import framed, turned
 from pgstats.ask.globs import pattern
 from pgstats.ask.session import Session
-from pgstats.catalogue.postgres.tables import NEED, NEEDS, TABLES, TOTALS, select
+from pgstats.catalogue.postgres.tables import (
+    FEW,
+    MANY,
+    NEED,
+    NEEDS,
+    STAY,
+    TABLES,
+    TOTALS,
+    Way,
+    select,
+)
 from pgstats.model import Metric, Number, Poll, Target
 
 _Answer = Mapping[str, Sequence[Any]]  # the values of each column
@@ -26,28 +37,25 @@ class Shown(NamedTuple):
 Members = dict[str, list[int]]
 
 
-def tables(session: Session, database: str, poll: Poll, members: Members) -> list[Shown]:
+def tables(
+    session: Session, database: str, poll: Poll, members: Members, large: dict[str, bool]
+) -> list[Shown]:
     """Ask for the tables of one database, and their sums; returns those that are shown by name.
 
-    The frames go to the poll; ``members`` is brought up to date.
+    The frames go to the poll; ``members`` is brought up to date, and so is ``large``: whether a
+    database has many tables.
 
     Who was shipped by name the last time stays, unless another table needs vacuum clearly more: so
     membership does not flap.
     """
-    asked: dict[str, object] = {
+    asked: dict[str, Any] = {
         "tables": session.target.tables,
         "members": members.get(database, []),
         **_globs(session.target),
     }
-    sql = select(
-        session.version,
-        session.target.tables,
-        globs=bool(session.target.exclude_tables),
-        complete=poll.complete,
-    )
-    columns, rows = session.ask(sql, asked, "tables")
-    by_name, count = turned(columns, rows), len(rows)
-    del rows  # of all tables of a large database
+    if database not in large:
+        large[database] = bool(session.target.tables) and session.ask(MANY)[1][0][0]
+    by_name = _ask(session, poll, asked, many=large[database])
     shown = [
         Shown(root, (schema, table), oids)
         for root, schema, table, oids in zip(
@@ -55,20 +63,49 @@ def tables(session: Session, database: str, poll: Poll, members: Members) -> lis
         )
         if root is not None
     ]
+    height = len(by_name["root"])
     members[database] = [one.root for one in shown]
     poll.over[database] = [oid for oids in by_name["over"] for oid in oids or ()]
     poll.counts["tables_folded"] += max(by_name["tables_folded"])
+    large[database] = sum(by_name["tables"]) > FEW
     sums = {name: (total,) for name, total in _totals(by_name).items()}
     poll.frames += [
-        framed(query, session.version, found, (), height, poll.target.name, (database,))
-        for query, found, height in (
-            (TABLES, by_name, count),
-            (NEED, by_name, count),
+        framed(query, session.version, found, (), length, poll.target.name, (database,))
+        for query, found, length in (
+            (TABLES, by_name, height),
+            (NEED, by_name, height),
             (TOTALS, sums, 1),
             (NEEDS, sums, 1),
         )
     ]
     return shown
+
+
+def _ask(session: Session, poll: Poll, asked: dict[str, Any], *, many: bool) -> _Answer:
+    """Of many tables those chosen before are kept if they can be: else it takes another look."""
+    target = session.target
+    sql = partial(
+        select,
+        session.version,
+        target.tables,
+        globs=bool(target.exclude_tables),
+        complete=poll.complete,
+    )
+
+    def answer(way: Way) -> _Answer:
+        return turned(*session.ask(sql(way=way), asked, "tables"))
+
+    if many and target.tables and len(asked["members"]) == target.tables:
+        found = answer("stay")
+        if _settled(found, target.tables):
+            return found
+    return answer("many" if many else "few")
+
+
+def _settled(found: _Answer, tables: int) -> bool:
+    """Whether all who were to stay are there, and none of the others needs vacuum clearly more."""
+    *mine, others = found["need"]
+    return len(mine) == tables and (others is None or others < min(mine) * STAY)
 
 
 def _globs(target: Target) -> dict[str, list[str]]:

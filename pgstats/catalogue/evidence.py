@@ -94,11 +94,11 @@ def heap_view(version: int, *, asked: bool) -> View:
     vacuum did not come or did not help. The parameter ``owners`` are oids of tables; before 16
     the number in the name of a temporary schema leads to no process.
     """
-    where = "c.owner = ANY(%(owners)s)" if asked else "true"
+    owners = "%(owners)s" if asked else ""
     return View(
         "heaps",
-        f"""WITH RECURSIVE {heaps(version, where)}
-SELECT to_jsonb(h) - '{{options}}'::text[] || jsonb_build_object(
+        f"""WITH RECURSIVE {heaps(version, owners)}
+SELECT to_jsonb(h) - '{{options,catalog,relispartition}}'::text[] || jsonb_build_object(
        'oid', h.oid::bigint, 'owner', h.owner::bigint, 'root', h.root::bigint,
        'user_catalog_table', EXISTS (SELECT FROM pg_options_to_table(t.reloptions)
            WHERE option_name = 'user_catalog_table' AND option_value::bool),

@@ -6,6 +6,7 @@ rules are those of relation_needs_vacanalyze in PostgreSQL's autovacuum.c, in it
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 
@@ -28,9 +29,21 @@ class _Parameter(NamedTuple):
         return f"{value}::{self.type} AS {self.name}"
 
     def given(self) -> str:
-        """Its option as a number, which stands as somebody typed it: off, no, 0, 1e3, 0x32."""
+        """Its option as a number, which stands as somebody typed it: off, no, 0, 1e3, 0x32.
+
+        Where there is none the setting holds, and of ages the lower one does.
+        """
         value = "value::bool::int" if self.type == "bool" else "value::float8"
-        return f"max({value}) FILTER (WHERE name = '{self.option or self.name}')"
+        option = f"max({value}) FILTER (WHERE name = '{self.option or self.name}')"
+        if self.type == "bool":
+            return f"coalesce({option}, 1)"
+        of = "least" if self.name.endswith("_age") else "coalesce"
+        return f"{of}({option}, {_setting(self.name)})"
+
+
+def _setting(name: str) -> str:
+    """A parameter's setting, read once: a join would carry it along with every row."""
+    return f"(SELECT {name} FROM setting)"
 
 
 _PARAMETERS = (
@@ -54,23 +67,19 @@ _OPTIONS = f"""CASE WHEN c.reloptions IS NOT NULL THEN (
          )::float8[] END"""
 
 
-def _setting(name: str) -> str:
-    """A parameter's setting, read once: a join would carry it along with every row."""
-    return f"(SELECT {name} FROM setting)"
-
-
 def _option(name: str) -> str:
     """A parameter as it holds for a heap with options, in single precision as the server has it."""
-    return f"coalesce({_OPTION[name]}::float4, {_setting(name)})"
+    return f"{_OPTION[name]}::float4"
 
 
 def _part(rows: str, threshold: str) -> str:
-    """Rows by their threshold, NULL where that is; more than none are more than a threshold of 0.
+    """Rows by their threshold; more than none are more than a threshold of 0.
 
     Half a row counts as a threshold below, so that the ratio is a number and above 1 then.
     """
-    least = f"CASE WHEN {threshold} < 0.5 THEN 0.5 ELSE {threshold} END"
-    return f"{rows}::float4::float8 / {least}"
+    return (
+        f"CASE WHEN {rows} > 0 THEN {rows}::float4::float8 / greatest({threshold}, 0.5) ELSE 0 END"
+    )
 
 
 #: The partitions below each topmost partitioned table. Nothing is looked up where there are none.
@@ -83,47 +92,117 @@ _TREE = """tree AS (
 )"""
 
 
-#: Tables, then the TOAST of those that have some, with what is its owner's. A TOAST table without
-#: any options has those of its table.
-_OWNED = """SELECT t.oid, t.oid AS owner, t.relkind, t.relname, t.relname AS owner_name,
-                 t.relnamespace AS namespace, t.relispartition, t.relpersistence, t.reloptions,
-                 t.reltuples, t.relpages, t.relfrozenxid, t.relminmxid{frozen}
-            FROM pg_class t WHERE t.relkind IN ('r', 'm')
-           UNION ALL
-          SELECT t.oid, o.oid, t.relkind, t.relname, o.relname, o.relnamespace,
-                 o.relispartition, t.relpersistence, coalesce(t.reloptions, o.reloptions),
-                 t.reltuples, t.relpages, t.relfrozenxid, t.relminmxid{frozen}
+_HEAP = """t.oid, t.relkind, t.relname, t.relpersistence, t.reltuples, t.relpages,
+                 t.relfrozenxid, t.relminmxid{frozen}"""
+
+#: Tables with the topmost partitioned table above.
+_TABLES = f"""SELECT {_HEAP}, t.oid AS owner, t.relname AS owner_name, t.relnamespace AS namespace,
+                 t.relispartition, t.reloptions, tree.root
+            FROM pg_class t LEFT JOIN tree ON tree.oid = CASE WHEN t.relispartition THEN t.oid END
+           WHERE t.relkind IN ('r', 'm')"""
+
+#: The TOAST of tables, with what is its owner's. Without any options it has those of its table.
+_TOAST = f"""SELECT {_HEAP}, o.oid, o.relname, o.relnamespace,
+                 o.relispartition, coalesce(t.reloptions, o.reloptions), tree.root
             FROM pg_class o JOIN pg_class t ON t.oid = o.reltoastrelid AND t.relkind = 't'
+                 LEFT JOIN tree ON tree.oid = CASE WHEN o.relispartition THEN o.oid END
            WHERE o.relkind IN ('r', 'm') AND o.reltoastrelid <> 0"""
 
+#: Where it makes no difference whose a TOAST table is, that is not looked up but read off its name,
+#: pg_toast_16385; nor is the root.
+_CALM = f"""SELECT {_HEAP},
+                 CASE WHEN t.relkind <> 't' THEN t.oid
+                      WHEN ltrim(substr(t.relname::text, 10), '0123456789') = ''
+                      THEN nullif(substr(t.relname::text, 10), '')::oid END AS owner,
+                 t.relname AS owner_name, t.relnamespace AS namespace, t.relispartition,
+                 t.reloptions, NULL::oid AS root
+            FROM pg_class t
+           WHERE (t.relkind IN ('r', 'm') OR t.relkind = 't'
+                  AND t.oid NOT IN (SELECT unnest(toast) FROM heirs))"""
 
-def _threshold(of: Callable[[str], str]) -> str:
+_CATALOG = " OR ".join(
+    f"c.namespace = (SELECT {name} FROM setting)" for name in ("pg_catalog", "information_schema")
+)
+
+#: TOAST whose table gives it options, or a place among the catalogs.
+_HEIRS = """heirs AS MATERIALIZED (
+    SELECT array_agg(oid) AS owners, array_agg(reltoastrelid) AS toast
+      FROM pg_class
+     WHERE reltoastrelid <> 0 AND (reloptions IS NOT NULL OR relnamespace IN (
+           SELECT oid FROM pg_namespace WHERE nspname IN ('pg_catalog', 'information_schema')))
+)"""
+
+
+def every(owners: str = "") -> str:
+    """All heaps, or those of the tables alone whose oids are in an array."""
+    tables, toast = (f" AND {oid} = ANY({owners})" * bool(owners) for oid in ("t.oid", "o.oid"))
+    return f"{_TABLES}{tables}\n           UNION ALL\n          {_TOAST}{toast}"
+
+
+def all_but(oids: str = "") -> str:
+    """All heaps but those with certain oids, to be summed up: of most TOAST the root is unknown."""
+    but = f" AND t.oid NOT IN ({oids})" * bool(oids)
+    return f"""{_CALM}{but}
+           UNION ALL
+          {_TOAST}{but} AND o.oid = ANY((SELECT owners FROM heirs)::oid[])"""
+
+
+_Of = Callable[[str], str]  # the SQL of a parameter
+
+
+def _threshold(version: int, of: _Of) -> str:
     base, scale, cap = (
         of(f"autovacuum_vacuum_{name}") for name in ("threshold", "scale_factor", "max_threshold")
     )
     whole = f"{base} + {scale} * reltuples"
-    return f"CASE WHEN {cap} >= 0 THEN least({whole}, {cap}) ELSE {whole} END"
+    capped = f"CASE WHEN {cap} >= 0 THEN least({whole}, {cap}) ELSE {whole} END"
+    return f"({capped if version >= 180000 else whole})::float8"
 
 
-def _insert_threshold(of: Callable[[str], str]) -> str:
+def _insert_threshold(version: int, of: _Of, *, ratio: bool = False) -> str:
+    """The threshold, or what there is by it; NULL for never."""
     base, scale = (of(f"autovacuum_vacuum_insert_{name}") for name in ("threshold", "scale_factor"))
-    return f"CASE WHEN {base} >= 0 THEN {base} + {scale} * reltuples * unfrozen END"
+    unfrozen = " * unfrozen" * (version >= 180000)
+    threshold = f"({base} + {scale} * reltuples{unfrozen})::float8"
+    value = _part("n_ins_since_vacuum", threshold) if ratio else threshold
+    return f"CASE WHEN {base} >= 0 THEN {value} END"
 
 
-def _by_options(expression: Callable[[Callable[[str], str]], str]) -> str:
+def _freeze_ratio(of: _Of) -> str:
+    return f"greatest(xid_age / {_xid_limit(of)}, mxid_age / {_mxid_limit(of)})"
+
+
+def _xid_limit(of: _Of) -> str:
+    return _limit("autovacuum_freeze_max_age", of)
+
+
+def _mxid_limit(of: _Of) -> str:
+    return _limit("autovacuum_multixact_freeze_max_age", of)
+
+
+def _limit(name: str, of: _Of) -> str:
+    return _OPTION[name] if of is _option else f"{_setting(name)}::float8"
+
+
+def _by_options(expression: Callable[[_Of], str]) -> str:
     """An expression of parameters, whose options are looked at only where there are any."""
     plain, own = expression(_setting), expression(_option)
     return f"CASE WHEN options IS NULL THEN {plain} ELSE {own} END"
 
 
-def _limit(name: str) -> str:
-    return f"least({_OPTION[name]}, {_setting(name)})"
+def _ratios(version: int) -> dict[str, str]:
+    inserts = partial(_insert_threshold, version, ratio=True)
+    return {
+        "dead_ratio": _part("n_dead_tup", _by_options(partial(_threshold, version))),
+        "insert_ratio": _by_options(inserts),
+        "freeze_ratio": _by_options(_freeze_ratio),
+    }
 
 
-def heaps(version: int, where: str = "true") -> str:
+def heaps(version: int, owners: str = "") -> str:
     """Common table expressions for ``WITH RECURSIVE``, of which the last one is ``heap``.
 
-    One row for each heap that meets ``where``, a condition on ``c.oid`` and ``c.owner``. No
+    One row for each heap, or each of those tables alone whose oids are in the array ``owners``. No
     relation is locked. The columns of ``heap``:
 
     ====================== ====================================================================
@@ -132,6 +211,8 @@ def heaps(version: int, where: str = "true") -> str:
     root                   oid of the topmost partitioned table above the owner; else the owner
     schema, name           of the heap itself: of TOAST ``pg_toast``, ``pg_toast_16385``
     namespace              oid of the owner's schema
+    catalog                whether that is one of the system catalogs
+    relispartition         of the owner
     owner_schema           of the owner
     owner_name             of the owner
     persistent             relpersistence: p permanent, u unlogged, t temporary
@@ -160,35 +241,42 @@ def heaps(version: int, where: str = "true") -> str:
     A heap that has no statistics is skipped by autovacuum unless forced: its counts, and so the
     ratios of them, are 0.
     """
-    settings = ", ".join(parameter.setting(version) for parameter in _PARAMETERS)
-    return f"""setting AS MATERIALIZED (
-  SELECT {settings}, current_setting('track_counts')::bool AS track_counts
-), {_TREE}, heap AS NOT MATERIALIZED (
-  {_judged(version, where)}
+    return f"""{settings(version)}, heap AS NOT MATERIALIZED (
+  {heap(version, every(owners))}
 )"""
 
 
-def _judged(version: int, where: str) -> str:
+def settings(version: int) -> str:
+    """What `heap` needs before it: the settings, and which tables are partitions of which."""
+    listed = ", ".join(parameter.setting(version) for parameter in _PARAMETERS)
+    return f"""setting AS MATERIALIZED (
+  SELECT {listed}, current_setting('track_counts')::bool AS track_counts,
+         to_regnamespace('pg_catalog')::oid AS pg_catalog,
+         coalesce(to_regnamespace('information_schema')::oid, 0) AS information_schema
+), {_TREE}, {_HEIRS}"""
+
+
+def heap(version: int, source: str, more: str = "") -> str:
+    """The heaps of `heaps` from a source, with ``more`` columns that are made of the others."""
     frozen = "least(c.relallfrozen, c.relpages)" if version >= 180000 else "0"
     unfrozen = f"CASE WHEN c.relpages > 0 THEN 1 - {frozen}::float4 / c.relpages::float4 ELSE 1 END"
+    source = source.format(frozen=", t.relallfrozen" * (version >= 180000))
     active = f"enabled AND {_setting('autovacuum')} AND {_setting('track_counts')}"
     # OFFSET 0 keeps what a level has computed: the next one would compute it wherever it is named.
+    # What nobody asks for is not computed at any level.
     return f"""SELECT *, CASE WHEN persistent <> 't' THEN greatest(freeze_ratio,
            CASE WHEN {active} THEN greatest(dead_ratio, insert_ratio) END) END AS ratio
     FROM (
-  SELECT *, {_part("n_dead_tup", "threshold")} AS dead_ratio,
-         {_part("n_ins_since_vacuum", "insert_threshold")} AS insert_ratio,
-         greatest(xid_age / xid_limit, mxid_age / mxid_limit) AS freeze_ratio
+  SELECT *, options IS NULL OR {_OPTION["autovacuum"]} <> 0 AS enabled,
+         {_by_options(partial(_threshold, version))} AS threshold,
+         {_by_options(partial(_insert_threshold, version))} AS insert_threshold,
+         {_by_options(_xid_limit)} AS xid_limit, {_by_options(_mxid_limit)} AS mxid_limit,
+         {", ".join(f"{ratio} AS {name}" for name, ratio in _ratios(version).items())}{more}
     FROM (
-  SELECT *, options IS NULL OR coalesce({_OPTION["autovacuum"]} <> 0, true) AS enabled,
-         {_by_options(_threshold)}::float8 AS threshold,
-         {_by_options(_insert_threshold)}::float8 AS insert_threshold,
-         {_limit("autovacuum_freeze_max_age")} AS xid_limit,
-         {_limit("autovacuum_multixact_freeze_max_age")} AS mxid_limit
-    FROM (
-  SELECT c.oid, c.relkind, c.owner, coalesce(tree.root, c.owner) AS root,
+  SELECT c.oid, c.relkind, c.owner, coalesce(c.root, c.owner) AS root,
+         c.relispartition, c.namespace, {_CATALOG} AS catalog,
          CASE WHEN c.relkind = 't' THEN 'pg_toast' ELSE n.nspname END AS schema, c.relname AS name,
-         c.namespace, n.nspname AS owner_schema, c.owner_name, c.relpersistence AS persistent,
+         n.nspname AS owner_schema, c.owner_name, c.relpersistence AS persistent,
          pg_stat_get_live_tuples(c.oid) AS n_live_tup,
          pg_stat_get_dead_tuples(c.oid) AS n_dead_tup,
          pg_stat_get_ins_since_vacuum(c.oid) AS n_ins_since_vacuum,
@@ -198,10 +286,7 @@ def _judged(version: int, where: str) -> str:
          nullif(age(c.relfrozenxid), 2147483647) AS xid_age,
          nullif(mxid_age(c.relminmxid), 2147483647) AS mxid_age,
          {_OPTIONS} AS options
-    FROM ({_OWNED.format(frozen=", t.relallfrozen" * (version >= 180000))}) AS c
-         LEFT JOIN tree ON tree.oid = CASE WHEN c.relispartition THEN c.owner END
+    FROM ({source}) AS c
          LEFT JOIN pg_namespace n ON n.oid = c.namespace
-   WHERE {where}
   OFFSET 0) AS seen
-  OFFSET 0) AS judged
-  OFFSET 0) AS measured"""
+  OFFSET 0) AS judged"""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Literal
 
-from pgstats.catalogue.postgres.heaps import heaps
+from pgstats.catalogue.postgres.heaps import all_but, every, heap, settings
 from pgstats.catalogue.postgres.server import forgetful
 from pgstats.model import POSTGRES, Metric, Query
 
@@ -191,7 +193,8 @@ NEEDS = Query(
         Metric(
             "tables_over_trigger",
             "User tables (each partition counts) for which autovacuum is due, TOAST included",
-            sql="count(DISTINCT owner) FILTER (WHERE ratio > 1)",
+            sql="(SELECT count(DISTINCT over)"
+            " FROM unnest(array_agg(owner) FILTER (WHERE ratio > 1)) AS over)",
             fold="sum",
         ),
         Metric(
@@ -265,124 +268,178 @@ DUTY = Query(
     ),
 )
 
-#: Heaps, user tables' with a ``root``; what the catalogs have stands in ``catalog_dead`` alone.
+_NEVER = """pg_stat_get_last_autovacuum_time(oid) IS NULL
+         AND pg_stat_get_last_vacuum_time(oid) IS NULL"""
+
+#: Since the statistics of a table were lost, its rows are unknown. Only CREATE INDEX, VACUUM FULL
+#: and CLUSTER count rows besides a vacuum or analyze, and exactly. Where none has come yet the rows
+#: inserted tell: none of a table that rows were deleted of, or, after a loss, of any, which is then
+#: empty or forgotten.
 #:
-#: ``apart`` are in `_other` whatever comes. Since the statistics of a table were ``lost``, its rows
-#: are unknown. Only CREATE INDEX, VACUUM FULL and CLUSTER count rows besides a vacuum or analyze,
-#: and exactly. Where none has come yet the rows inserted tell: none of a table that rows were
-#: deleted of, or, after a loss, of any, which is then empty or forgotten.
-#:
-#: OFFSET 0 keeps what a level has computed: the next one would compute it wherever it is named.
-_COUNTED = """counted AS (
-    SELECT lost, never, apart, enabled, threshold, xid_age, mxid_age, owner,
-           CASE WHEN NOT catalog THEN oid END AS oid,
-           CASE WHEN NOT catalog THEN relkind <> 't' END AS own,
-           CASE WHEN NOT catalog THEN CASE WHEN apart THEN owner ELSE root END END AS root,
-           CASE WHEN NOT catalog THEN relpages END AS relpages,
-           CASE WHEN known THEN n_live_tup END AS n_live_tup,
-           CASE WHEN known THEN n_dead_tup END AS n_dead_tup,
-           CASE WHEN known THEN n_mod_since_analyze END AS n_mod_since_analyze,
-           CASE WHEN known THEN n_ins_since_vacuum END AS n_ins_since_vacuum,
-           CASE WHEN known THEN dead_ratio END AS dead_ratio,
-           CASE WHEN known THEN insert_ratio END AS insert_ratio,
-           CASE WHEN NOT catalog THEN freeze_ratio END AS freeze_ratio,
-           CASE WHEN known THEN ratio WHEN NOT catalog THEN freeze_ratio END AS ratio,
-           CASE WHEN catalog AND NOT lost AND {tracked} THEN n_dead_tup END AS catalog_dead
-      FROM (
-    SELECT *, {tracked} AND NOT lost AND NOT catalog AS known
-      FROM (
-    SELECT *, never AND pg_stat_get_last_autoanalyze_time(oid) IS NULL
-              AND pg_stat_get_last_analyze_time(oid) IS NULL
-              AND CASE WHEN reltuples > 0
-                  THEN pg_stat_get_tuples_inserted(oid)::float4 < reltuples
-                  ELSE pg_stat_get_tuples_inserted(oid) = 0
-                       AND ((SELECT forgetful FROM memory)
-                            OR pg_stat_get_tuples_updated(oid) > 0
-                            OR pg_stat_get_tuples_deleted(oid) > 0) END AS lost
-      FROM (
-    SELECT *, pg_stat_get_last_autovacuum_time(oid) IS NULL
-              AND pg_stat_get_last_vacuum_time(oid) IS NULL AS never,
-           namespace = ANY (ARRAY(SELECT oid FROM pg_namespace
-               WHERE nspname IN ('pg_catalog', 'information_schema'))) AS catalog, {apart} AS apart
-      FROM heap
-    OFFSET 0) AS looked
-    OFFSET 0) AS told
-    OFFSET 0) AS known
-)"""
+#: Those inserted since the last vacuum are among them, and told already: mostly that is enough.
+_LOST = f"""NOT (n_ins_since_vacuum > 0 AND n_ins_since_vacuum >= reltuples)
+         AND CASE WHEN reltuples > 0 THEN pg_stat_get_tuples_inserted(oid)::float4 < reltuples
+             ELSE ((SELECT forgetful FROM memory) OR pg_stat_get_tuples_updated(oid) > 0
+                   OR pg_stat_get_tuples_deleted(oid) > 0)
+                  AND pg_stat_get_tuples_inserted(oid) = 0 END
+         AND {_NEVER}
+         AND pg_stat_get_last_autoanalyze_time(oid) IS NULL
+         AND pg_stat_get_last_analyze_time(oid) IS NULL"""
 
 _EXCLUDED = """persistent = 't' OR (
                owner_schema || '.' || owner_name ~ ANY(%(exclude_tables)s)
                AND NOT owner_schema || '.' || owner_name ~ ANY(%(keep_tables)s))"""
 
+_NEED = "greatest(ratio, dead_ratio, 0)"
+_NEED_OF_MEMBERS = f"""{_NEED}
+           * CASE WHEN root = ANY(%(members)s) THEN {STAY} ELSE 1 END"""
+_DEAD = "CASE WHEN own THEN coalesce(n_dead_tup, 0) ELSE 0 END"
+
 #: The roots that need vacuum most. Of those that are no partitions twice as many heaps hold enough,
 #: since such a root has no heaps but itself and its TOAST: so only partitions are grouped.
-_CHOSEN = """chosen AS MATERIALIZED (
+_CHOSEN = f"""chosen AS MATERIALIZED (
     SELECT root FROM (
-        (SELECT root, need, dead FROM needy WHERE root = owner
+        (SELECT root, {_NEED_OF_MEMBERS} AS need, {_DEAD} AS dead
+           FROM {{roots}} WHERE NOT apart AND root = owner
           ORDER BY need DESC, dead DESC, root LIMIT 2 * %(tables)s)
          UNION ALL
-        SELECT root, max(need), sum(dead) FROM needy WHERE root <> owner GROUP BY root
+        SELECT root, max({_NEED_OF_MEMBERS}), sum({_DEAD}) FROM {{leaves}}
+         WHERE NOT apart AND root <> owner GROUP BY root
     ) AS candidate
      GROUP BY root ORDER BY max(need) DESC, sum(dead) DESC, root LIMIT %(tables)s
-), """
-_NEEDY = f"""needy AS NOT MATERIALIZED (
-    SELECT root, owner, CASE WHEN own THEN coalesce(n_dead_tup, 0) ELSE 0 END AS dead,
-           greatest(ratio, dead_ratio, 0)
-           * CASE WHEN root = ANY(%(members)s) THEN {STAY} ELSE 1 END AS need
-      FROM counted WHERE NOT apart AND root IS NOT NULL
-), """
+)"""
+_STAYING = "chosen AS MATERIALIZED (SELECT unnest(%(members)s::oid[]) AS root)"
+
+_LEAVES = "ARRAY(SELECT oid FROM tree)"
+
+#: The tables that the chosen roots consist of.
+_CONSISTING = """ARRAY(SELECT root FROM chosen
+         UNION ALL SELECT tree.oid FROM tree JOIN chosen USING (root))"""
+
+
+#: Up to so many tables of a database the server remembers all heaps of one scan, and chooses among
+#: them. With more it would need temporary files for that.
+FEW = 5000
+
+#: Whether a database has more; nothing is counted beyond that.
+MANY = f"""SELECT count(*) > {FEW} FROM (
+    SELECT FROM pg_class WHERE relkind IN ('r', 'm') LIMIT {FEW} + 1) AS tables"""
+
+#: How tables are chosen: among ``few``; of ``many`` in a scan of their own; or those chosen before
+#: ``stay``, for which the scan that sums up the others tells whether they should.
+Way = Literal["few", "many", "stay"]
 
 
 @cache
-def select(version: int, tables: int | None, *, globs: bool, complete: bool = True) -> str:
+def select(
+    version: int, tables: int | None, *, globs: bool, complete: bool = True, way: Way = "few"
+) -> str:
     """The SQL of all four queries: a row for each chosen table, and one for the rest.
 
-    One pass over pg_class. ``tables`` is how many are chosen, None for all, and a parameter too;
-    another one is ``members``, the oids of those chosen before. With ``globs`` there are regular
-    expressions as well, ``exclude_tables`` and ``keep_tables``. Unless the statistics are known to
-    be ``complete``, a table of which nothing is counted may have been forgotten.
+    ``tables`` is how many are chosen, None for all, and a parameter too; another one is
+    ``members``, the oids of those chosen before. With ``globs`` there are regular expressions as
+    well, ``exclude_tables`` and ``keep_tables``. Unless the statistics are known to be
+    ``complete``, a table of which nothing is counted may have been forgotten. ``need`` is what
+    tables are chosen by, of the rest the largest one; it is told where they are to ``stay``.
     """
     each = [m for query in (TABLES, NEED) for m in query.on(version) if m.fold]
     detail = [m for query in (TABLES, NEED) for m in query.on(version) if not m.fold]
     names = {m.name for m in each}
     totals = [m for query in (TOTALS, NEEDS) for m in query.on(version)]
     summed = [*each, *(m for m in totals if m.sql and m.name not in names)]
-    choice, of_chosen, of_rest = _chosen(tables)
-    apart = _EXCLUDED if globs else "persistent = 't'"
-    tracked = "(SELECT track_counts FROM setting)"
+    need = f"max({_NEED}) FILTER (WHERE NOT (own AND apart))"
+    need = need if way == "stay" else "NULL::float8"
+    choice, of_chosen, of_rest = _chosen(partial(_counted, version, globs=globs), tables, way)
     shown = f"""SELECT n.nspname::text AS schema, c.relname::text AS "table",
-       root::bigint AS root, oids, over,
+       root::bigint AS root, oids, over, need,
        0 AS tables_folded, NULL::bigint AS n_dead_tup_catalogs,
        {", ".join(m.name for m in (*summed, *detail))}
   FROM (SELECT root, array_agg(oid::bigint) FILTER (WHERE own) AS oids,
                array_agg(DISTINCT owner::bigint) FILTER (WHERE dead_ratio > 1) AS over,
+               {need} AS need,
        {_listed([*summed, *detail])}
-          FROM counted {of_chosen} GROUP BY root) AS shown
+          FROM {of_chosen} GROUP BY root) AS shown
        JOIN pg_class c ON c.oid = root JOIN pg_namespace n ON n.oid = c.relnamespace
 UNION ALL
 """
-    return f"""WITH RECURSIVE {heaps(version)}, memory AS MATERIALIZED (
+    return f"""WITH RECURSIVE {settings(version)}, memory AS MATERIALIZED (
     SELECT {forgetful(version) if complete else "true"} AS forgetful
-), {_COUNTED.format(apart=apart, tracked=tracked)}{choice}
+){choice}
 {shown if tables != 0 else ""}SELECT NULL AS schema, NULL AS "table", NULL AS root, NULL AS oids,
-       NULL AS over, {_FOLDED} AS tables_folded, sum(catalog_dead)::bigint AS n_dead_tup_catalogs,
+       NULL AS over, {need} AS need,
+       {_FOLDED} AS tables_folded, sum(catalog_dead)::bigint AS n_dead_tup_catalogs,
        {", ".join(_rest(m) for m in summed)}, {", ".join(f"NULL AS {m.name}" for m in detail)}
-  FROM counted {of_rest}"""
+  FROM {of_rest}"""
+
+
+def _counted(version: int, source: str, *, globs: bool) -> str:
+    """The heaps of a source, user tables' with a ``root``, and what is known of them.
+
+    ``apart`` are in `_other` whatever comes. What the catalogs have stands in ``catalog_dead``
+    alone.
+    """
+    more = f""",
+         {_NEVER} AS never, {_LOST} AS lost,
+         NOT catalog AND (SELECT track_counts FROM setting) AS counts,
+         CASE WHEN NOT catalog THEN relkind <> 't' END AS own,
+         {_EXCLUDED if globs else "persistent = 't'"} AS apart"""
+    known = "counts AND NOT lost"
+    counts = ("n_live_tup", "n_dead_tup", "n_mod_since_analyze", "n_ins_since_vacuum")
+    return f"""(
+    SELECT lost, never, apart, enabled, threshold, xid_age, mxid_age, own, owner,
+           CASE WHEN NOT catalog THEN oid END AS oid,
+           CASE WHEN NOT catalog THEN CASE WHEN apart THEN owner ELSE root END END AS root,
+           relispartition AND NOT apart AS leaf,
+           CASE WHEN NOT catalog THEN relpages END AS relpages,
+           {_where(known, *counts, "dead_ratio", "insert_ratio")},
+           CASE WHEN NOT catalog THEN freeze_ratio END AS freeze_ratio,
+           CASE WHEN {known} THEN ratio WHEN NOT catalog THEN freeze_ratio END AS ratio,
+           CASE WHEN catalog AND NOT lost AND (SELECT track_counts FROM setting)
+                THEN n_dead_tup END AS catalog_dead
+      FROM ({heap(version, source, more)}) AS heap
+    OFFSET 0
+)"""
+
+
+def _where(condition: str, *columns: str) -> str:
+    return ", ".join(f"CASE WHEN {condition} THEN {name} END AS {name}" for name in columns)
 
 
 #: Each table that is no partition is a root, and of partitions there is one above.
-_FOLDED = """count(*) FILTER (WHERE own AND root = owner)
-       + count(DISTINCT root) FILTER (WHERE own AND root <> owner)"""
+_FOLDED = """count(*) FILTER (WHERE own AND NOT leaf) + (
+           SELECT count(*) FROM (
+               SELECT FROM unnest(array_agg(oid) FILTER (WHERE own AND leaf)) AS leaf(oid)
+                      JOIN tree USING (oid) GROUP BY tree.root) AS roots)"""
 
 
-def _chosen(tables: int | None) -> tuple[str, str, str]:
-    """Of ``select``: what chooses tables, then what leaves the chosen ones and the rest."""
-    if tables is None:
-        return "", "WHERE NOT apart AND root IS NOT NULL", "WHERE apart OR root IS NULL"
+def _chosen(counted: Callable[[str], str], tables: int | None, way: Way) -> tuple[str, str, str]:
+    """Of ``select``: what chooses tables, then the heaps of the chosen ones, and the rest."""
     if tables == 0:
-        return "", "", ""
-    rest = "WHERE NOT EXISTS (SELECT FROM chosen WHERE chosen.root = counted.root)"
-    return f", {_NEEDY}{_CHOSEN}".rstrip(", "), "JOIN chosen USING (root)", rest
+        return "", "", f"{counted(all_but())} AS counted"
+    all_heaps = f"counted AS {counted(every())}"
+    if tables is None:
+        shown, rest = "NOT apart AND root IS NOT NULL", "apart OR root IS NULL"
+        return f", {all_heaps}", f"counted WHERE {shown}", f"counted WHERE {rest}"
+    if way == "few":
+        choice = _CHOSEN.format(roots="counted", leaves="counted")
+        rest = "NOT EXISTS (SELECT FROM chosen WHERE chosen.root = counted.root)"
+        return (
+            f", {all_heaps}, {choice}",
+            "counted JOIN chosen USING (root)",
+            f"counted WHERE {rest}",
+        )
+    choice = (
+        _STAYING
+        if way == "stay"
+        else _CHOSEN.format(
+            roots=f"{counted(every())} AS counted", leaves=f"{counted(every(_LEAVES))} AS counted"
+        )
+    )
+    named = f"""named AS MATERIALIZED (
+    SELECT * FROM {counted(every(_CONSISTING))} AS counted JOIN chosen USING (root)
+)"""
+    rest = counted(all_but("SELECT oid FROM named"))
+    return f", {choice}, {named}", "named", f"{rest} AS counted"
 
 
 def _listed(metrics: list[Metric]) -> str:
