@@ -1,14 +1,12 @@
 """Makes a Frame of an answer: columns by name and by presence, never by position."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from sys import intern
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from pgstats.errors import AskError
 from pgstats.model import OTHER, PGBOUNCER, Frame, Metric, Number, Query, Row
@@ -54,14 +52,13 @@ def frame(
     if query.pairs:
         columns, rows = _turn(query.pairs, columns, rows)
     by_name = turned(columns, rows)
-    strange = _strange(query, columns)
-    more = _passed_on(query, [name for name in strange if columns[name]])
-    found = framed(query, version, by_name, more, len(rows), target, shared)
+    reading = _reading(query, version, columns)
+    found = _read(reading, by_name, len(rows), target, shared)
     if query.budget is not None or _ambiguous(found):
         budget = len(rows) if query.budget is None else query.budget
         folded = _folded(found.rows, found.metrics, len(found.labels), budget)
         found = Frame.of(query, found.metrics, folded, target, scope=shared)
-    return found._replace(tags=tags or {}), len(strange)
+    return found._replace(tags=tags or {}), reading.strange
 
 
 def turned(columns: Iterable[str], rows: Rows) -> dict[str, Sequence[Any]]:
@@ -74,21 +71,70 @@ def framed(
     query: Query,
     version: int,
     by_name: Mapping[str, Sequence[Any]],
-    more: Iterable[Metric],
     length: int,
     target: str,
     shared: tuple[str, ...] = (),
 ) -> Frame:
-    """The frame of columns, each with so many values: of the query's metrics and ``more``."""
+    """The frame of columns, each with so many values: of the query's metrics alone."""
+    reading = _reading(query, version, dict.fromkeys(by_name, False))
+    return _read(reading, by_name, length, target, shared)
+
+
+class _Reading(NamedTuple):
+    """How answers to a query are read that have the same columns: they are alike for years.
+
+    ``sources`` has the column of each metric that is there, "" for one that counts rows; ``strange``
+    is how many columns nobody declared.
+    """
+
+    query: Query
+    metrics: tuple[Metric, ...]
+    sources: tuple[str, ...]
+    strange: int
+
+
+#: By query, version, and columns. The query is held, so that its id stays its own.
+_READINGS: dict[tuple[int, int, tuple[tuple[str, bool], ...]], _Reading] = {}
+_MOST_READINGS = 1000
+
+
+def _reading(query: Query, version: int, columns: Columns) -> _Reading:
+    key = (id(query), version, tuple(columns.items()))
+    found = _READINGS.get(key)
+    if found is None:
+        if len(_READINGS) >= _MOST_READINGS:
+            _READINGS.clear()
+        found = _READINGS[key] = _learnt(query, version, columns)
+    return found
+
+
+def _learnt(query: Query, version: int, columns: Columns) -> _Reading:
+    strange = _strange(query, columns)
+    more = _passed_on(query, [name for name in strange if columns[name]])
     picked = [
-        (metric, values)
+        (metric, source)
         for metric in (*query.metrics, *more)
-        if metric.right(version) and (values := _values(metric, by_name, length)) is not None
+        if metric.right(version) and (source := _source(metric, columns)) is not None
     ]
+    metrics = tuple(metric for metric, _ in picked)
+    return _Reading(query, metrics, tuple(source for _, source in picked), len(strange))
+
+
+def _read(
+    reading: _Reading,
+    by_name: Mapping[str, Sequence[Any]],
+    length: int,
+    target: str,
+    shared: tuple[str, ...],
+) -> Frame:
+    query, metrics, sources, _ = reading
     labels: list[Sequence[object]] = [[value] * length for value in shared]
     labels += _own_labels(query, by_name, length)[len(shared) :]
-    metrics = tuple(metric for metric, _ in picked)
-    return Frame(query, metrics, [*labels, *(values for _, values in picked)], target, scope=shared)
+    numbers = [
+        _values(metric, by_name, source) if source else [1] * length
+        for metric, source in zip(metrics, sources, strict=True)
+    ]
+    return Frame(query, metrics, [*labels, *numbers], target, scope=shared)
 
 
 def _own_labels(
@@ -160,17 +206,19 @@ def _turn(pairs: tuple[str, str], columns: Columns, rows: Rows) -> tuple[Columns
     return dict.fromkeys(found, number), [tuple(found.values())]
 
 
-def _values(
-    metric: Metric, by_name: Mapping[str, Sequence[Any]], length: int
-) -> Sequence[Number | None] | None:
-    """The metric's numbers, one per row, or None when the answer has no such column."""
+def _source(metric: Metric, columns: Columns) -> str | None:
+    """The column that a metric is in, "" where it counts rows, None when there is none."""
     if metric.column == "*":
-        return [1] * length
+        return ""
     names = (metric.name, metric.origin(), *metric.formerly)
-    name = next((name for name in names if name in by_name), None)
-    if name is None:
-        return None
-    values = _numbers(by_name[name], metric.words)
+    return next((name for name in names if name in columns), None)
+
+
+def _values(
+    metric: Metric, by_name: Mapping[str, Sequence[Any]], source: str
+) -> Sequence[Number | None]:
+    """The metric's numbers, one per row."""
+    values = _numbers(by_name[source], metric.words)
     if metric.unsigned:
         values = [value and value % 2**32 for value in values]
     for column, factor in metric.plus.items():

@@ -70,7 +70,7 @@ def tables(
     large[database] = sum(by_name["tables"]) > FEW
     sums = {name: (total,) for name, total in _totals(by_name).items()}
     poll.frames += [
-        framed(query, session.version, found, (), length, poll.target.name, (database,))
+        framed(query, session.version, found, length, poll.target.name, (database,))
         for query, found, length in (
             (TABLES, by_name, height),
             (NEED, by_name, height),
