@@ -83,8 +83,8 @@ def framed(
 class _Reading(NamedTuple):
     """How answers to a query are read that have the same columns: they are alike for years.
 
-    ``sources`` has the column of each metric that is there, "" for one that counts rows; ``strange``
-    is how many columns nobody declared.
+    ``sources`` has the column of each metric that is there, "" for one that counts rows;
+    ``strange`` is how many columns nobody declared.
     """
 
     query: Query

@@ -48,6 +48,7 @@ class PostgresAsker:
         self._refused: dict[str, tuple[float, str]] = {}  # until when it is left alone, and why
         self._first = ""  # the database that the next walk begins with
         self._until = 0.0
+        self._meant: dict[str, bool] = {}
         self._members: Members = dict(memo.get("members", {}))
         self._large: dict[str, bool] = dict(memo.get("large", {}))  # who has many tables
         self._secret: Secret | None = None
@@ -208,7 +209,7 @@ class PostgresAsker:
                 self._refuse(name, "its name is not UTF-8, so that no DSN can hold it", poll)
             elif self.target.front and name not in self._behind.databases:
                 continue
-            elif chosen(name, self.target.databases):
+            elif self._wants(name):
                 if may:
                     names.append(name)
                 else:
@@ -216,6 +217,12 @@ class PostgresAsker:
         if self.target.pooled:
             names = [name for name in names if name == here or name in self.target.databases]
         return here, names
+
+    def _wants(self, name: str) -> bool:
+        """Whether a database is meant: worked out once, for there may be hundreds at every poll."""
+        if name not in self._meant:
+            self._meant[name] = chosen(name, self.target.databases)
+        return self._meant[name]
 
     def _complete(self, session: Session, identity: str) -> bool:
         """Whether the statistics are complete, asked once of each server that was started."""

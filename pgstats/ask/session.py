@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.connection import Connection, parse_dsn
 from pgstats.ask.password import Secret
-from pgstats.model import POSTGRES, Frame, Poll, Site, Target
+from pgstats.model import POSTGRES, Frame, Poll, Query, Site, Target
 
 LOCK_TIMEOUT_MS = 250
 
@@ -128,14 +127,28 @@ class Session:
             if not self._connection.closed:
                 self._connection.ask("ROLLBACK", stage=stage)
 
-    def answer(self, query: Any, poll: Poll, parameters: dict[str, object] | None = None) -> Frame:
+    def answer(
+        self, query: Query, poll: Poll, parameters: dict[str, object] | None = None
+    ) -> Frame:
         """The frame of one query of the catalogue."""
-        columns, rows = self.ask(query.select(self.version), parameters, query.group)
+        columns, rows = self.ask(_text(query, self.version), parameters, query.group)
         return frame(query, self.version, columns, rows, target=poll.target.name)[0]
 
     def close(self, patience: float = 0.0) -> None:
         """Close the connection, and wait so many seconds for the server to do the same."""
         self._connection.close(patience)
+
+
+#: What queries are asked as, by their ids; each is held, so that its id stays its own.
+_TEXTS: dict[tuple[int, int], tuple[Query, str]] = {}
+
+
+def _text(query: Query, version: int) -> str:
+    """The SQL of a query of the catalogue, put together once for each version."""
+    key = (id(query), version)
+    if key not in _TEXTS:
+        _TEXTS[key] = query, query.select(version)
+    return _TEXTS[key][1]
 
 
 def _escaped(value: str) -> str:

@@ -54,7 +54,9 @@ def _records(session: Session, view: View, **parameters: Any) -> list[Record]:
     """The rows of a view, as bytes, since a name may be in any encoding, or in none."""
     sql = f"SELECT textsend(v::text) FROM ({view.sql}) AS rows (v)"  # noqa: S608 - our own
     _, rows = session.ask(sql, parameters, view.name)
-    return [json.loads(bytes(row).decode(errors="replace")) for (row,) in rows]
+    texts = ",".join([bytes(row).decode(errors="replace") for (row,) in rows])
+    found: list[Record] = json.loads(f"[{texts}]")
+    return found
 
 
 class Witness:
