@@ -57,10 +57,14 @@ class Log:
 
     def tell(self, level: int, text: str) -> None:
         """Writes one event, unless the verbosity hides its priority."""
-        if level <= self._most:
+        if self.hears(level):
             line = f"{self._head(level)}{self._body(level, text)}\n".encode()
             with self._lock, suppress(OSError):  # a log that is gone is no reason to end
                 self._write(line)
+
+    def hears(self, level: int) -> bool:
+        """Whether events of that priority are written: what is costly to say may be left unsaid."""
+        return level <= self._most
 
     def state(self, key: str, fault: str, level: int = ERROR) -> None:
         """Tells a fault when it appears or becomes another, and when it is gone ("").

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pgstats.errors import ConfigError
@@ -152,7 +153,9 @@ def merged(dsn: str, settings: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
+@cache
 def _own_name() -> str:
+    """The user that pgstats runs as: looked up once, for that reads files."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

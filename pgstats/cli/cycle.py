@@ -6,6 +6,7 @@ answers, is bounded for each target, so that everything else is shipped all the 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 64  # targets polled at the same time by a one-shot run
 GRACE = 1.0  # seconds an asker may need beyond its timeout to give up
+
+_LOOK_EVERY = 1.0  # seconds; the kernel's table of receivers has all sockets of the machine
 
 _MOST = 0.9  # of the time for shipping; the rest is for the account of what did not fit into that
 
@@ -86,6 +89,8 @@ class Cycle:
         self._warn = warn
         self._spellers: dict[tuple[str, str], Speller] = {}
         self.fault = ""  # what was wrong with the last shipment
+        self._looked = -math.inf  # when the receiver's drops were looked up
+        self._lost_there: int | None = None
         statsd = config.statsd
         self.wire = to or wire(statsd.url, rate=statsd.rate, max_packet=statsd.max_packet)
         self._tally = tally or _Tally()
@@ -249,10 +254,7 @@ class Cycle:
     def _numbers(self) -> dict[str, float]:
         """The numbers of `self.ship`; what is not known is left out."""
         counts = _added(self._tally.counts)
-        receiver = (
-            self.wire if self.wire.url else wire(self._config.statsd.url)
-        )  # a dry run looks too
-        lost = receiver.lost()
+        lost = self._receiver_drops()
         spelled = list(self._tally.spelled.values())
         return {
             **counts,
@@ -262,6 +264,14 @@ class Cycle:
             "altered_names": sum(counts.altered_names for counts in spelled),
             "retired_series": self._tally.retired,
         }
+
+    def _receiver_drops(self) -> int | None:
+        """Packets that the receiver's kernel threw away, as of now or a moment ago."""
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_EVERY:
+            there = self.wire if self.wire.url else wire(self._config.statsd.url)  # of a dry run
+            self._looked, self._lost_there = now, there.lost()
+        return self._lost_there
 
 
 def _added(several: Sequence[Mapping[str, _Count]]) -> dict[str, _Count]:

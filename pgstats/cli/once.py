@@ -151,7 +151,8 @@ def _ship(config: Config, state: State, polls: Sequence[Poll], log: Log) -> int:
             f"statsd at {cycle.wire.url}: {cycle.fault}: {counts['errors']} packets lost, "
             f"{counts['packets']} sent (is statsd running there? see --statsd)",
         )
-    log.tell(DEBUG, cycle.told())
+    if log.hears(DEBUG):
+        log.tell(DEBUG, cycle.told())
     found = code(polls)
     if not counts["packets"]:
         return found if found == BUG else UNAVAILABLE

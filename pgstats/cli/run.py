@@ -130,7 +130,8 @@ def _job(target: Target, cycle: Cycle, courier: Courier, state: State, log: Log)
         log.state(f"{target.name}: note", "; ".join(poll.notes), WARNING)
         _trace(failures, traced, log)
         log.state(f"statsd at {cycle.wire.url}", _lost(cycle))
-        log.tell(DEBUG, cycle.told())
+        if log.hears(DEBUG):
+            log.tell(DEBUG, cycle.told())
         # What was added to a counter must not be added again after a kill.
         _save(state, log, target.interval / 2 if target.counters == "count" else SAVE_EVERY)
         error = printable(_line(failures))

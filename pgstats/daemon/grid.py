@@ -39,11 +39,6 @@ class Beat(schedule.Job):
         self.due = self.start + beat * self.interval
         self.next_run = _ZERO + timedelta(seconds=self.due)
 
-    @property
-    def should_run(self) -> bool:
-        """Whether the next run is due."""
-        return self.clock() >= self.due
-
     def run(self) -> None:
         """Runs once, however many beats have passed meanwhile, and aims at the next one ahead."""
         super().run()  # type: ignore[no-untyped-call]
@@ -67,8 +62,10 @@ class Grid:
         self._beats[name] = beat
 
     def run_pending(self) -> None:
-        """Runs what is due."""
-        self._scheduler.run_pending()
+        """Runs what is due; the scheduler itself would have each of hundreds look at a clock."""
+        now = self._clock()
+        for beat in sorted(beat for beat in self._beats.values() if beat.due <= now):
+            beat.run()
 
     def due(self) -> float:
         """When the next run of any job is due; infinity without jobs."""
