@@ -136,6 +136,10 @@ class Query(NamedTuple):
     primary_only: bool = False  # meaningless on a standby
     since: int = 0
 
+    def __hash__(self) -> int:
+        """Its dictionaries have none: what is worked out of a query can be remembered by it."""
+        return hash((self.family, self.group, self.sql))
+
     @property
     def title(self) -> str:
         """What a person calls it: the SHOW command, or the group that a SELECT fills."""

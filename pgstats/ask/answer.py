@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from sys import intern
 from typing import Any, NamedTuple, TypeGuard
 
@@ -52,7 +53,7 @@ def frame(
     if query.pairs:
         columns, rows = _turn(query.pairs, columns, rows)
     by_name = turned(columns, rows)
-    reading = _reading(query, version, columns)
+    reading = _reading(query, version, tuple(columns.items()))
     found = _read(reading, by_name, len(rows), target, shared)
     if query.budget is not None or _ambiguous(found):
         budget = len(rows) if query.budget is None else query.budget
@@ -76,7 +77,7 @@ def framed(
     shared: tuple[str, ...] = (),
 ) -> Frame:
     """The frame of columns, each with so many values: of the query's metrics alone."""
-    reading = _reading(query, version, dict.fromkeys(by_name, False))
+    reading = _reading(query, version, tuple((name, False) for name in by_name))
     return _read(reading, by_name, length, target, shared)
 
 
@@ -93,22 +94,9 @@ class _Reading(NamedTuple):
     strange: int
 
 
-#: By query, version, and columns. The query is held, so that its id stays its own.
-_READINGS: dict[tuple[int, int, tuple[tuple[str, bool], ...]], _Reading] = {}
-_MOST_READINGS = 1000
-
-
-def _reading(query: Query, version: int, columns: Columns) -> _Reading:
-    key = (id(query), version, tuple(columns.items()))
-    found = _READINGS.get(key)
-    if found is None:
-        if len(_READINGS) >= _MOST_READINGS:
-            _READINGS.clear()
-        found = _READINGS[key] = _learnt(query, version, columns)
-    return found
-
-
-def _learnt(query: Query, version: int, columns: Columns) -> _Reading:
+@lru_cache(maxsize=1000)
+def _reading(query: Query, version: int, kinds: tuple[tuple[str, bool], ...]) -> _Reading:
+    columns = dict(kinds)
     strange = _strange(query, columns)
     more = _passed_on(query, [name for name in strange if columns[name]])
     picked = [

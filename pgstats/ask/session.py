@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.connection import Connection, parse_dsn
@@ -139,16 +140,10 @@ class Session:
         self._connection.close(patience)
 
 
-#: What queries are asked as, by their ids; each is held, so that its id stays its own.
-_TEXTS: dict[tuple[int, int], tuple[Query, str]] = {}
-
-
+@lru_cache(maxsize=1000)
 def _text(query: Query, version: int) -> str:
     """The SQL of a query of the catalogue, put together once for each version."""
-    key = (id(query), version)
-    if key not in _TEXTS:
-        _TEXTS[key] = query, query.select(version)
-    return _TEXTS[key][1]
+    return query.select(version)
 
 
 def _escaped(value: str) -> str:
