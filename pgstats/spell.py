@@ -6,11 +6,8 @@ the other. Columns are spelled as a whole before that, so that those of plain wh
 most are, cost nothing.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
 
@@ -104,12 +101,12 @@ def _distinct(raw: object, text: str, digits: int) -> str:
     return f"{text[: LONGEST - 1 - digits]}_{digest}"
 
 
-@dataclass(slots=True)
 class Counts:
     """What happened to values and names since the start."""
 
-    skipped_values: int = 0
-    altered_names: int = 0
+    def __init__(self) -> None:
+        self.skipped_values = 0
+        self.altered_names = 0
 
 
 class _Names:
@@ -176,7 +173,6 @@ def _same(raw: object, text: str) -> bool:
     return raw is OTHER or raw == text
 
 
-@dataclass(slots=True)
 class Speller:
     """Spells frames in one dialect under one prefix, with the tags added to every line.
 
@@ -184,13 +180,21 @@ class Speller:
     ``known`` are the names that had to be altered before, by their labels, as `altered` gives them.
     """
 
-    dialect: Dialect
-    prefix: str
-    tags: Mapping[str, str] = field(default_factory=dict)
-    counts: Counts = field(default_factory=Counts)
-    known: Mapping[str, Mapping[Any, str]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    _names: dict[_Scope, _Names] = field(default_factory=dict)
+    def __init__(
+        self,
+        dialect: Dialect,
+        prefix: str,
+        tags: Mapping[str, str] = {},
+        counts: Counts | None = None,
+        known: Mapping[str, Mapping[Any, str]] = {},
+    ) -> None:
+        self.dialect = dialect
+        self.prefix = prefix
+        self.tags = tags
+        self.counts = counts or Counts()
+        self.known = known
+        self.notes: dict[str, str] = {}
+        self._names: dict[_Scope, _Names] = {}
 
     def spell(self, *frames: Frame) -> str:
         """All lines of the frames of a poll, each ended by a line feed.

@@ -1,7 +1,5 @@
 """Asks one database for its tables: those that need vacuum most by name, all others folded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple

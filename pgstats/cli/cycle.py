@@ -4,14 +4,11 @@ A bug in pgstats costs no more than it must: what asks a target, and what shapes
 answers, is bounded for each target, so that everything else is shipped all the same.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -50,18 +47,18 @@ class Shaped(NamedTuple):
     poll: Poll
 
 
-@dataclass
 class _Tally:
     """What has happened since the start of the process, whatever was configured meanwhile."""
 
-    # Of each target: those of several are spelled at once, by a thread each.
-    spelled: dict[tuple[str, str], Counts] = field(default_factory=dict)
-    retired: int = 0  # series
-    told: set[str] = field(default_factory=set)  # what somebody was warned of
-    counts: list[Mapping[str, float]] = field(default_factory=list)  # of each wire that was used
-    drops: list[Mapping[str, int]] = field(default_factory=list)
-    # The time of day at the start: with a clock that nobody sets added it is the time of a poll.
-    epoch: float = field(default_factory=lambda: time.time() - time.monotonic())
+    def __init__(self) -> None:
+        # Of each target: those of several are spelled at once, by a thread each.
+        self.spelled: dict[tuple[str, str], Counts] = {}
+        self.retired = 0  # series
+        self.told: set[str] = set()  # what somebody was warned of
+        self.counts: list[Mapping[str, float]] = []  # of each wire that was used
+        self.drops: list[Mapping[str, int]] = []
+        # At the start: with a clock that nobody sets added it is the time of a poll.
+        self.epoch = time.time() - time.monotonic()
 
     def follow(self, wire: Wire) -> None:
         """Count what that wire does, from now on."""
@@ -97,7 +94,7 @@ class Cycle:
         self._tally.follow(self.wire)
         state.expect(config.targets, config.inventory)
 
-    def renewed(self, config: Config) -> Cycle:
+    def renewed(self, config: Config) -> "Cycle":
         """The cycle for another configuration; what is counted since the start goes on."""
         old, new = (
             (one.statsd.url, one.statsd.rate, one.statsd.max_packet)
@@ -339,7 +336,7 @@ def memo(state: State, target: Target) -> Memo:
 
 
 def poll_all(
-    targets: Sequence[Target], burst: Burst | None = None, state: State | None = None
+    targets: Sequence[Target], burst: "Burst | None" = None, state: State | None = None
 ) -> list[Poll]:
     """One poll of each target, side by side, in the order of the targets.
 
@@ -374,7 +371,7 @@ def poll_all(
     return [one for several in found for one in several]
 
 
-def _poll(target: Target, burst: Burst | None, state: State) -> Poll:
+def _poll(target: Target, burst: "Burst | None", state: State) -> Poll:
     with closing(asker(target, burst, memo(state, target))) as one:
         return one.poll()
 

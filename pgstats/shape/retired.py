@@ -5,8 +5,6 @@ left the budget. A target that is down, and a query or a database that failed, a
 that all their rows stay. A database that is no longer listed takes its rows with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import compress, repeat
 from typing import Any, NamedTuple
