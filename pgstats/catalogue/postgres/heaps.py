@@ -95,21 +95,15 @@ _TREE = """tree AS (
 _HEAP = """t.oid, t.relkind, t.relname, t.relpersistence, t.reltuples, t.relpages,
                  t.relfrozenxid, t.relminmxid{frozen}"""
 
-#: Tables with the topmost partitioned table above.
-_TABLES = f"""SELECT {_HEAP}, t.oid AS owner, t.relname AS owner_name, t.relnamespace AS namespace,
-                 t.relispartition, t.reloptions, tree.root
-            FROM pg_class t LEFT JOIN tree ON tree.oid = CASE WHEN t.relispartition THEN t.oid END
-           WHERE t.relkind IN ('r', 'm')"""
-
-#: The TOAST of tables, with what is its owner's. Without any options it has those of its table.
+#: What there is to know of a table, and of TOAST: much is its owner's. Without any options it has
+#: those of its table.
+_TABLE = f"""SELECT {_HEAP}, t.oid AS owner, t.relname AS owner_name, t.relnamespace AS namespace,
+                 t.relispartition, t.reloptions"""
 _TOAST = f"""SELECT {_HEAP}, o.oid, o.relname, o.relnamespace,
-                 o.relispartition, coalesce(t.reloptions, o.reloptions), tree.root
-            FROM pg_class o JOIN pg_class t ON t.oid = o.reltoastrelid AND t.relkind = 't'
-                 LEFT JOIN tree ON tree.oid = CASE WHEN o.relispartition THEN o.oid END
-           WHERE o.relkind IN ('r', 'm') AND o.reltoastrelid <> 0"""
+                 o.relispartition, coalesce(t.reloptions, o.reloptions)"""
 
 #: Where it makes no difference whose a TOAST table is, that is not looked up but read off its name,
-#: pg_toast_16385; nor is the root.
+#: pg_toast_16385.
 _CALM = f"""SELECT {_HEAP},
                  CASE WHEN t.relkind <> 't' THEN t.oid
                       WHEN ltrim(substr(t.relname::text, 10), '0123456789') = ''
@@ -133,18 +127,51 @@ _HEIRS = """heirs AS MATERIALIZED (
 )"""
 
 
-def every(owners: str = "") -> str:
-    """All heaps, or those of the tables alone whose oids are in an array."""
-    tables, toast = (f" AND {oid} = ANY({owners})" * bool(owners) for oid in ("t.oid", "o.oid"))
-    return f"{_TABLES}{tables}\n           UNION ALL\n          {_TOAST}{toast}"
+#: From a table ``o`` to its TOAST.
+_TO_TOAST = "JOIN pg_class t ON t.oid = o.reltoastrelid AND t.relkind = 't'"
+
+
+def every() -> str:
+    """All heaps."""
+    return f"""SELECT every.*, tree.root FROM (
+          {_TABLE}
+            FROM pg_class t WHERE t.relkind IN ('r', 'm')
+           UNION ALL
+          {_TOAST}
+            FROM pg_class o {_TO_TOAST} WHERE o.relkind IN ('r', 'm') AND o.reltoastrelid <> 0
+         ) AS every LEFT JOIN tree ON tree.oid = CASE WHEN relispartition THEN owner END"""
+
+
+def of(tables: str) -> str:
+    """The heaps of the tables of a relation that has their oids and roots."""
+    return f"""{_TABLE}, tables.root
+            FROM {tables} AS tables JOIN pg_class t ON t.oid = tables.oid
+           WHERE t.relkind IN ('r', 'm')
+           UNION ALL
+          {_TOAST}, tables.root
+            FROM {tables} AS tables JOIN pg_class o ON o.oid = tables.oid {_TO_TOAST}
+           WHERE o.relkind IN ('r', 'm')"""
 
 
 def all_but(oids: str = "") -> str:
-    """All heaps but those with certain oids, to be summed up: of most TOAST the root is unknown."""
+    """All heaps but those with certain oids, to be summed up: what their roots are is not known."""
     but = f" AND t.oid NOT IN ({oids})" * bool(oids)
     return f"""{_CALM}{but}
            UNION ALL
-          {_TOAST}{but} AND o.oid = ANY((SELECT owners FROM heirs)::oid[])"""
+          {_TOAST}, NULL::oid
+            FROM (SELECT unnest(owners) AS oid FROM heirs) AS heir
+                 JOIN pg_class o ON o.oid = heir.oid {_TO_TOAST}
+           WHERE o.relkind IN ('r', 'm'){but}"""
+
+
+#: Those that are asked for, with their roots. A join could come to look all of them up one by one.
+_ASKED = """(
+    SELECT oid, max(root) AS root FROM (
+        SELECT unnest({owners}::oid[]) AS oid, NULL::oid AS root, true AS asked
+         UNION ALL
+        SELECT oid, root, false FROM tree
+    ) AS either GROUP BY oid HAVING bool_or(asked)
+)"""
 
 
 _Of = Callable[[str], str]  # the SQL of a parameter
@@ -241,8 +268,9 @@ def heaps(version: int, owners: str = "") -> str:
     A heap that has no statistics is skipped by autovacuum unless forced: its counts, and so the
     ratios of them, are 0.
     """
+    source = of(_ASKED.format(owners=owners)) if owners else every()
     return f"""{settings(version)}, heap AS NOT MATERIALIZED (
-  {heap(version, every(owners))}
+  {heap(version, source)}
 )"""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Literal
 
-from pgstats.catalogue.postgres.heaps import all_but, every, heap, settings
+from pgstats.catalogue.postgres.heaps import all_but, every, heap, of, settings
 from pgstats.catalogue.postgres.server import forgetful
 from pgstats.model import POSTGRES, Metric, Query
 
@@ -310,11 +310,9 @@ _CHOSEN = f"""chosen AS MATERIALIZED (
 )"""
 _STAYING = "chosen AS MATERIALIZED (SELECT unnest(%(members)s::oid[]) AS root)"
 
-_LEAVES = "ARRAY(SELECT oid FROM tree)"
-
 #: The tables that the chosen roots consist of.
-_CONSISTING = """ARRAY(SELECT root FROM chosen
-         UNION ALL SELECT tree.oid FROM tree JOIN chosen USING (root))"""
+_CONSISTING = """(SELECT root AS oid, root FROM chosen
+         UNION ALL SELECT tree.oid, root FROM tree JOIN chosen USING (root))"""
 
 
 #: Up to so many tables of a database the server remembers all heaps of one scan, and chooses among
@@ -432,11 +430,11 @@ def _chosen(counted: Callable[[str], str], tables: int | None, way: Way) -> tupl
         _STAYING
         if way == "stay"
         else _CHOSEN.format(
-            roots=f"{counted(every())} AS counted", leaves=f"{counted(every(_LEAVES))} AS counted"
+            roots=f"{counted(every())} AS counted", leaves=f"{counted(of('tree'))} AS counted"
         )
     )
     named = f"""named AS MATERIALIZED (
-    SELECT * FROM {counted(every(_CONSISTING))} AS counted JOIN chosen USING (root)
+    SELECT * FROM {counted(of(_CONSISTING))} AS counted JOIN chosen USING (root)
 )"""
     rest = counted(all_but("SELECT oid FROM named"))
     return f", {choice}, {named}", "named", f"{rest} AS counted"
