@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pgstats import shape, why
@@ -82,6 +83,7 @@ class Cycle:
         tally: _Tally | None = None,
     ) -> None:
         self._config = config
+        self._fronts = [target for target in config.targets if target.family == PGBOUNCER]
         self._state = state
         self._warn = warn
         self._spellers: dict[tuple[str, str], Speller] = {}
@@ -154,8 +156,7 @@ class Cycle:
             shape.commit(poll, memory, self._tally.epoch + poll.at)
 
     def _overcommit(self, poll: Poll, at: float) -> list[Frame]:
-        fronts = [t for t in self._config.targets if t.family == PGBOUNCER]
-        return shape.overcommit(poll, map(self._state.memories, fronts), at)
+        return shape.overcommit(poll, map(self._state.memories, self._fronts), at)
 
     def _shaped(self, poll: Poll, skipped_runs: int) -> Shaped:
         """All that is to be said of a target, and of how that went."""
@@ -257,8 +258,8 @@ class Cycle:
             **counts,
             **{f"dropped_{why}": lines for why, lines in _added(self._tally.drops).items()},
             **({} if lost is None else {"receiver_drops": lost}),
-            "skipped_values": sum(counts.skipped_values for counts in spelled),
-            "altered_names": sum(counts.altered_names for counts in spelled),
+            "skipped_values": sum(map(attrgetter("skipped_values"), spelled)),
+            "altered_names": sum(map(attrgetter("altered_names"), spelled)),
             "retired_series": self._tally.retired,
         }
 

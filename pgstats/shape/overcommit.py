@@ -13,7 +13,7 @@ has for pgstats; what is on PgBouncer's own machine is where PgBouncer is reache
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pgstats.catalogue.postgres.overcommit import OVERCOMMIT
@@ -109,28 +109,18 @@ def overcommit(poll: Poll, fronts: Iterable[Sequence[Memory]], now: float) -> li
     if poll.place is None:
         return []
     found: list[tuple[int, Number | None]] = []
-    ours = set(poll.place.hosts)
+    ours, there = set(poll.place.hosts), poll.place.port
     for memories in fronts:
         known = [memory["commitments"] for memory in memories if "commitments" in memory]
         if not known:
             return []
         for one in known:
-            here = _leading(one, ours, poll.place.port)
-            if here and one["until"] < now:
-                return []
-            found += here
+            for hosts, port, pools, size in one["databases"]:
+                if port == there and not ours.isdisjoint(hosts):
+                    if one["until"] < now:
+                        return []
+                    found.append((pools, size))
     return [poll.target.frame(OVERCOMMIT, OVERCOMMIT.metrics, _rows(poll, found))]
-
-
-def _leading(
-    commitments: Memory, ours: Set[str], there: str
-) -> Sequence[tuple[int, Number | None]]:
-    """The pools and sizes of what leads to a place: of hundreds of PgBouncers few do."""
-    return [
-        (pools, size)
-        for hosts, port, pools, size in commitments["databases"]
-        if port == there and not ours.isdisjoint(hosts)
-    ]
 
 
 def _rows(poll: Poll, found: Sequence[tuple[int, Number | None]]) -> list[Row]:
