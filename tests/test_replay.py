@@ -16,7 +16,7 @@ from pgstats.ask.answer import frame
 from pgstats.ask.connection import NUMERIC
 from pgstats.ask.pgbouncer import wanted
 from pgstats.catalogue import COLLECT, pgbouncer
-from pgstats.model import OTHER, PGBOUNCER, Metric, Poll, Query, Target
+from pgstats.model import OTHER, PGBOUNCER, POSTGRES, Metric, Poll, Query, Target
 from pgstats.scratch import Bouncer
 from pgstats.shape import derived, spread
 from pgstats.shape.growth import Memory
@@ -326,3 +326,15 @@ def test_text_numbers_are_read() -> None:
     rows = [("a", "        7", 1), ("b", "", None)]
     found, _ = frame(pgbouncer.USERS, 12600, columns, rows, target="front")
     assert found.rows == [("a", 7, 1), ("b", None, None)]
+
+
+def test_labels_in_another_order_are_read_in_that_order() -> None:
+    """As after a reload of a file in which somebody has turned them round."""
+    metrics = (Metric("waiting", "those that wait"),)
+    columns = {"kind": False, "queue": False, "waiting": True}
+    for labels in (["kind", "queue"], ["queue", "kind"]):
+        query = Query(POSTGRES, "jobs", metrics, "SELECT", labels={name: name for name in labels})
+        found, _ = frame(query, 150000, columns, [("mail", "slow", 3)], target="main")
+        row = {"kind": "mail", "queue": "slow"}
+        assert list(found.query.labels) == labels
+        assert found.keys == [tuple(row[name] for name in labels)]

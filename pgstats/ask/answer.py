@@ -54,7 +54,7 @@ def frame(
         columns, rows = _turn(query.pairs, columns, rows)
     by_name = turned(columns, rows)
     reading = _reading(query, version, tuple(columns.items()))
-    found = _read(reading, by_name, len(rows), target, shared)
+    found = _read(query, reading, by_name, len(rows), target, shared)
     if query.budget is not None or _ambiguous(found):
         budget = len(rows) if query.budget is None else query.budget
         folded = _folded(found.rows, found.metrics, len(found.labels), budget)
@@ -78,17 +78,17 @@ def framed(
 ) -> Frame:
     """The frame of columns, each with so many values: of the query's metrics alone."""
     reading = _reading(query, version, tuple((name, False) for name in by_name))
-    return _read(reading, by_name, length, target, shared)
+    return _read(query, reading, by_name, length, target, shared)
 
 
 class _Reading(NamedTuple):
     """How answers to a query are read that have the same columns: they are alike for years.
 
     ``sources`` has the column of each metric that is there, "" for one that counts rows;
-    ``strange`` is how many columns nobody declared.
+    ``strange`` is how many columns nobody declared. The order of labels makes no query another
+    one, and so has no part in it.
     """
 
-    query: Query
     metrics: tuple[Metric, ...]
     sources: tuple[str, ...]
     strange: int
@@ -105,17 +105,18 @@ def _reading(query: Query, version: int, kinds: tuple[tuple[str, bool], ...]) ->
         if metric.right(version) and (source := _source(metric, columns)) is not None
     ]
     metrics = tuple(metric for metric, _ in picked)
-    return _Reading(query, metrics, tuple(source for _, source in picked), len(strange))
+    return _Reading(metrics, tuple(source for _, source in picked), len(strange))
 
 
 def _read(
+    query: Query,
     reading: _Reading,
     by_name: Mapping[str, Sequence[Any]],
     length: int,
     target: str,
     shared: tuple[str, ...],
 ) -> Frame:
-    query, metrics, sources, _ = reading
+    metrics, sources, _ = reading
     labels: list[Sequence[object]] = [[value] * length for value in shared]
     labels += _own_labels(query, by_name, length)[len(shared) :]
     numbers = [
