@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import subprocess
 import threading
@@ -538,6 +539,38 @@ def read_lines(sock: socket.socket, into: list[bytes]) -> None:
         assert more, "the end came too early"
         data += more if sock.type == socket.SOCK_STREAM else more + b"\n"
     into += data.rstrip(b"\n").split(b"\n")
+
+
+def test_a_receiver_that_is_busy_with_others_is_waited_for(stalled: Stalled, wires: Wires) -> None:
+    """Whoever else sends to the same socket may take the room that was waited for."""
+    url, receiver = stalled["unixgram"]
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            if select.select([receiver], [], [], 0.1)[0]:
+                receiver.recv(1 << 16)
+
+    def crowd() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(url.partition("://")[2])
+            sock.settimeout(0.1)
+            while not over.is_set():
+                with suppress(TimeoutError):
+                    sock.send(b"theirs")
+
+    threads = [threading.Thread(target=what) for what in (read, crowd, crowd, crowd)]
+    for thread in threads:
+        thread.start()
+    ours = wires(url, rate=0, max_packet=64)
+    try:
+        assert all(ours.ship(LINES, 60) for _ in range(5)), ours.fault
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert ours.counts["lines"] == 5000
+    assert ours.counts["dropped"] == 0
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])

@@ -178,9 +178,13 @@ class DatagramWire(_SocketWire):
             try:
                 to.send(packet)
             except BlockingIOError:
-                _has_room(to, left)
-                to.send(packet)
-        except BlockingIOError as error:
+                # Waits, and again where others that send to it were quicker.
+                to.settimeout(left)
+                try:
+                    to.send(packet)
+                finally:
+                    to.setblocking(False)
+        except TimeoutError as error:
             raise Stalled from error
         except ConnectionRefusedError as error:
             if self._unix:
