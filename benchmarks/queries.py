@@ -18,7 +18,8 @@ from pgstats.catalogue.postgres.tables import Way, select
 VIEW = "SELECT schemaname, relname, n_live_tup, n_dead_tup FROM pg_stat_user_tables"
 _OURS = (
     "SET stats_fetch_consistency = none; SET jit = off; SET search_path = '';"
-    " SET max_parallel_workers_per_gather = 0; SET work_mem = '4MB'"
+    " SET max_parallel_workers_per_gather = 0; SET work_mem = '4MB';"
+    " SET enable_mergejoin = off"
 )
 #: As anybody's session is, but in one process: that is what is measured.
 _THEIRS = "SET max_parallel_workers_per_gather = 0"

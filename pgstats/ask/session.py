@@ -108,6 +108,7 @@ class Session:
         """
         own = {
             "statement_timeout": str(max(1, int(seconds * 1000))),
+            "enable_mergejoin": "on",
             "standard_conforming_strings": "on",  # as whoever checked the statement has read it
         }
         return self._ask_guarded(sql, parameters, stage, _guards(self.target) | own | settings)
@@ -167,4 +168,5 @@ def _guards(target: Target) -> dict[str, str]:
         "default_transaction_isolation": "read committed",
         "default_transaction_deferrable": "off",
         "work_mem": "4MB",
+        "enable_mergejoin": "off",  # it sorts all tables, in a temporary file if they are many
     }
