@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import cache
@@ -338,3 +339,21 @@ def test_labels_in_another_order_are_read_in_that_order() -> None:
         row = {"kind": "mail", "queue": "slow"}
         assert list(found.query.labels) == labels
         assert found.keys == [tuple(row[name] for name in labels)]
+
+
+def test_labels_that_come_and_go_are_not_kept() -> None:
+    """Python 3.12 keeps for ever what is interned."""
+    query = Query(POSTGRES, "jobs", (Metric("n", "how many"),), "SELECT", labels={"job": "job"})
+    columns = {"job": False, "n": True}
+
+    def read(start: int) -> None:
+        rows = [(f"job {number}", 1) for number in range(start, start + 20_000)]
+        assert frame(query, 150000, columns, rows, target="main")[0].height == 20_000
+
+    read(0)
+    tracemalloc.start()
+    try:
+        read(20_000)
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()

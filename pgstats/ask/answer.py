@@ -2,11 +2,11 @@
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from sys import intern
 from typing import Any, NamedTuple, TypeGuard
 
 from pgstats.errors import AskError
@@ -14,6 +14,10 @@ from pgstats.model import OTHER, PGBOUNCER, Frame, Metric, Number, Query, Row
 
 Columns = Mapping[str, bool]  # name of a column -> whether it is a number
 Rows = Sequence[tuple[Any, ...]]
+
+# One string for all polls: what is remembered of rows needs no others. Python 3.12 would keep for
+# ever what came and went.
+_same: Callable[[str], str] = str if sys.version_info[:2] == (3, 12) else sys.intern
 
 
 def fit(query: Query, columns: Columns, rows: Rows) -> None:
@@ -134,11 +138,10 @@ def _own_labels(
     found: list[Sequence[object]] = []
     for label, column in query.labels.items():
         values = by_name.get(column, by_name.get(label, [None] * length))
-        # One string for all polls: what is remembered of rows needs no others.
         if set(map(type, values)) == {str}:
-            found.append(list(map(intern, values)))
+            found.append(list(map(_same, values)))
         else:
-            found.append([null if value is None else intern(str(value)) for value in values])
+            found.append([null if value is None else _same(str(value)) for value in values])
     return found
 
 
