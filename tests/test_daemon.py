@@ -260,6 +260,7 @@ def test_a_raise_is_told_once_without_its_message_and_stops_nothing(start: Start
     assert told.startswith("bad: a bug in pgstats: RuntimeError at <string>:")
     assert "secretpw" not in told
     assert daemon.told(7)[-1] == "RuntimeError"
+    assert not any("secretpw" in line for line in daemon.told(7))
     assert daemon.stop() < 2
 
 
