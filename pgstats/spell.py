@@ -32,6 +32,8 @@ _WHOLE = {int, type(None)}
 _Scope = tuple[str, str, str]
 #: A text, and the columns that are to be put in where it has ``%s``.
 _Side = tuple[str, Sequence[Sequence[Any]]]
+#: What stands around a metric's name and value: the path, the tags in the name, those behind.
+_Around = tuple[str, str, str]
 
 
 class Dialect(NamedTuple):
@@ -195,6 +197,8 @@ class Speller:
         self.known = known
         self.notes: dict[str, str] = {}
         self._names: dict[_Scope, _Names] = {}
+        self._known_around: dict[tuple[object, ...], _Around] = {}
+        self._measured: set[tuple[str, str]] = set()  # questions without labels
 
     def spell(self, *frames: Frame) -> str:
         """All lines of the frames of a poll, each ended by a line feed.
@@ -210,7 +214,7 @@ class Speller:
         frames = tuple(frame for frame in frames if frame.metrics)
         fresh = self._learn(frames)
         for frame in frames if self._limits() else ():
-            if any(fresh.get(scope) for scope in _scopes(frame)) or not frame.query.labels:
+            if any(fresh.get(scope) for scope in _scopes(frame)) or self._unmeasured(frame):
                 self._measure(frame)
         parts = (part for frame in frames for part in frame.parts)
         rows = chain.from_iterable(map(self._lines, parts))
@@ -249,6 +253,14 @@ class Speller:
         longest = self.dialect.longest.items()
         return {who: most for who, most in longest if who not in self.notes}
 
+    def _unmeasured(self, frame: Frame) -> bool:
+        """Whether it has no labels, and is met for the first time."""
+        key = (frame.query.group, frame.metrics[0].name)
+        if frame.query.labels or key in self._measured:
+            return False
+        self._measured.add(key)
+        return True
+
     def _measure(self, frame: Frame) -> None:
         """Note the first name that is longer than a receiver keeps."""
         limits = self._limits()
@@ -268,6 +280,8 @@ class Speller:
 
     def _lines(self, frame: Frame) -> Iterator[str]:
         """The text of each row."""
+        if frame.height == 1:
+            return iter([self._line(frame)])
         sides = self._sides(frame)
         pieces = [
             self._piece(metric, numbers, sides)
@@ -276,6 +290,20 @@ class Speller:
         template = "".join(piece for piece, _ in pieces)
         columns = [column for _, several in pieces for column in several]
         return map(template.__mod__, zip(*columns, strict=True))
+
+    def _line(self, frame: Frame) -> str:
+        """The text of a single row: what all rows have in common need not be looked for."""
+        labels = tuple(name for (name,) in self._texts(frame))
+        path, inside, behind = (
+            part % labels if "%s" in part else part for part in self._around(frame)
+        )
+        lines = []
+        for metric, (number,) in zip(frame.metrics, frame.numbers, strict=True):
+            text, kind = spell_number(number), _kind(metric)
+            self.counts.skipped_values += text is None
+            line = _signed if kind == "g" else _known
+            lines.append(line(f"{path}{metric.name}{inside}:", text, f"|{kind}{behind}\n"))
+        return "".join(lines)
 
     def _sides(self, frame: Frame) -> list[_Side]:
         """What stands around its metrics' names and values."""
@@ -305,17 +333,21 @@ class Speller:
         starts, ends = _filled(start, [*paths, *insides]), _filled(end, behinds)
         return "%s", [list(map(line, starts, texts, ends))]
 
-    def _around(self, frame: Frame) -> tuple[str, str, str]:
+    def _around(self, frame: Frame) -> _Around:
         """What stands around its metrics' names and values, ``%s`` for each label."""
-        tags = {**self.tags, **frame.tags}
-        return _around(
-            self.dialect,
-            self.prefix,
-            frame.query,
-            self._target(frame),
-            ["%s"] * len(frame.query.labels),
-            sorted((key, clean(tag, tag=True)) for key, tag in tags.items()),
-        )
+        query = frame.query
+        key = (query.family, query.group, *query.labels, frame.target, *frame.tags.items())
+        if key not in self._known_around:
+            tags = {**self.tags, **frame.tags}
+            self._known_around[key] = _around(
+                self.dialect,
+                self.prefix,
+                query,
+                self._target(frame),
+                ["%s"] * len(query.labels),
+                sorted((name, clean(tag, tag=True)) for name, tag in tags.items()),
+            )
+        return self._known_around[key]
 
     def _target(self, frame: Frame) -> str:
         """Whom the frame is about; without tags, its own are part of the name: front-1."""
@@ -394,8 +426,8 @@ def _around(
     target: str,
     labels: Sequence[str],
     more: Iterable[tuple[str, str]] = (),
-) -> tuple[str, str, str]:
-    """What stands around a metric's name and value: the path, the tags in the name, those behind.
+) -> _Around:
+    """What stands around a metric's name and value.
 
     Tags come in a fixed order: the target, the labels, then ``more``.
     """
