@@ -136,6 +136,27 @@ def test_of_many_tables_those_who_stay_are_asked_for_at_once(
         assert shown(asks.poll()) == {REST: 1000 + 900 + 10 + 479}
 
 
+@pytest.mark.parametrize("column", ["i", "i, text 'long' AS more"])
+def test_of_many_tables_one_that_is_excluded_from_now_on_does_not_stay(
+    cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    """Its name is another now; what it has of TOAST changes nothing about that."""
+    monkeypatch.setattr(tables, "FEW", 2)
+    for name in ("first", "second", "third"):
+        cluster.psql(
+            f"CREATE TABLE {name} WITH (autovacuum_enabled = off) AS"
+            f" SELECT {column} FROM generate_series(1, 10) i; ANALYZE {name}",
+            database,
+        )
+    one = target(cluster, database, tables=2, exclude_tables=("public.old_*",))
+    with closing(PostgresAsker(one)) as asks:
+        mine = sorted(names(asks.poll()))
+        cluster.psql(f"ALTER TABLE {mine[0]} RENAME TO old_{mine[0]}", database)
+        found = asks.poll()
+    assert found.problems() == []
+    assert names(found) == {"first", "second", "third"} - {mine[0]}
+
+
 def test_from_cron_membership_does_not_flap_either(
     cluster: Cluster, database: str, tmp_path: Path
 ) -> None:

@@ -103,7 +103,9 @@ def _ask(session: Session, poll: Poll, asked: dict[str, Any], *, many: bool) -> 
 def _settled(found: _Answer, tables: int) -> bool:
     """Whether all who were to stay are there, and none of the others needs vacuum clearly more."""
     *mine, others = found["need"]
-    return len(mine) == tables and (others is None or others < min(mine) * STAY)
+    if len(mine) < tables or None in mine:  # dropped, or to be folded from now on
+        return False
+    return others is None or others < min(mine) * STAY
 
 
 def _globs(target: Target) -> dict[str, list[str]]:

@@ -345,7 +345,7 @@ def select(
     names = {m.name for m in each}
     totals = [m for query in (TOTALS, NEEDS) for m in query.on(version)]
     summed = [*each, *(m for m in totals if m.sql and m.name not in names)]
-    need = f"max({_NEED}) FILTER (WHERE NOT (own AND apart))"
+    need = f"max({_NEED}) FILTER (WHERE NOT apart)"
     need = need if way == "stay" else "NULL::float8"
     choice, of_chosen, of_rest = _chosen(partial(_counted, version, globs=globs), tables, way)
     shown = f"""SELECT n.nspname::text AS schema, c.relname::text AS "table",
