@@ -15,13 +15,17 @@ from typing import Any
 
 import pytest
 
-from pgstats.ask import asker
+from pgstats.ask import asker, parse_dsn
 from pgstats.catalogue.own import UP
 from pgstats.catalogue.pgbouncer import CLIENTS, DERIVED, POOLS
 from pgstats.catalogue.postgres import DATABASE, TABLES, TOTALS
-from pgstats.model import OTHER, POSTGRES, Frame, Metric, Query, Row, Target
+from pgstats.cli.cycle import Cycle
+from pgstats.config import load
+from pgstats.model import OTHER, POSTGRES, Frame, Metric, Poll, Query, Row, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
 from pgstats.shape import ended, restore, retired
+from pgstats.ship import Paper
+from pgstats.state import State
 from tests.node_statsd import NodeStatsd
 from tests.program import gauges, pgstats
 
@@ -203,6 +207,23 @@ def test_last_values_that_were_not_taken_are_due_again(story: Story) -> None:
     restore(gone, story.sent)
     assert story.poll(frame(POOLS, ("a", "u", 1))) == {"pools.b.u.cl_active"}
     assert story.poll(frame(POOLS, ("a", "u", 1))) == set()
+
+
+def test_last_values_that_could_not_be_spelled_are_due_again(tmp_path: Path) -> None:
+    """A bug in spelling what comes after them takes them along."""
+    path = tmp_path / "pgstats.toml"
+    path.write_text('[[postgres]]\nname = "main"\ndsn = "host=here"\n')
+    config, paper = load(str(path), {}, {}, parse_dsn), Paper()
+    cycle, sound = Cycle(config, State(), pytest.fail, paper), tables("shop", "a")
+    fault = frame(DATABASE, ("shop", "no number"))
+    found = []
+    for frames in ([tables("shop", "a", "b")], [sound, fault], [sound], [sound]):
+        paper.packets.clear()
+        cycle.ship([Poll(config.targets[0], frames)], 5)
+        lines = gauges(b"\n".join(paper.packets).decode())
+        gone = [v for name, v in lines.items() if ".tables.shop.public.b." in name]
+        found.append((gone, lines["pgstats.self.ship.retired_series"]))
+    assert found == [([5], 0), ([], 0), ([0], 1), ([], 1)]
 
 
 # The command on real servers. Every file has a state of its own.

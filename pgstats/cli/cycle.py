@@ -184,11 +184,16 @@ class Cycle:
         return [Shaped(target, shape.ended(sent, value), [], polls[0]) for target, sent in lost]
 
     def _spelled(self, one: Shaped, skipped_runs: int) -> Iterator[str]:
-        """The lines of a target; where they cannot be spelled, whether it is up and that failed."""
+        """The lines of a target; where they cannot be spelled, whether it is up and that failed.
+
+        Last values that may have been among them are due again.
+        """
         try:
             yield from self._speller(one.target).spelling(*one.last, *one.frames)
         except Exception as error:
             one.poll.failures.append(Failure.bug("shape", error))
+            self._account_for([one], taken=False)
+            one.last.clear()
             if one.frames:
                 said = self._said(one.poll.but(frames=[]), skipped_runs)
                 yield self.text(one.target, said)
