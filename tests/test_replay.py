@@ -342,7 +342,7 @@ def test_labels_in_another_order_are_read_in_that_order() -> None:
 
 
 def test_labels_that_come_and_go_are_not_kept() -> None:
-    """Python 3.12 keeps for ever what is interned."""
+    """Python 3.12 keeps for ever what is interned: here 3 MB a round."""
     query = Query(POSTGRES, "jobs", (Metric("n", "how many"),), "SELECT", labels={"job": "job"})
     columns = {"job": False, "n": True}
 
@@ -353,7 +353,9 @@ def test_labels_that_come_and_go_are_not_kept() -> None:
     read(0)
     tracemalloc.start()
     try:
-        read(20_000)
-        assert tracemalloc.get_traced_memory()[0] < 200_000
+        for number in range(1, 6):
+            read(20_000 * number)
+        # Python's own table of what is interned may grow once.
+        assert tracemalloc.get_traced_memory()[0] < 5_000_000
     finally:
         tracemalloc.stop()
