@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import select
 import socket
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -500,6 +502,35 @@ def test_a_stalled_receiver_costs_a_bounded_time(kind: str, stalled: Stalled, wi
     assert ours.fault == "stalled: it reads nothing"
     assert ours.counts["packets"] + ours.counts["errors"] == len(list(cut(text.encode(), 8192)))
     assert ours.counts["errors"] > 0
+
+
+class Texts(list[str]):
+    """Texts whose end can be seen."""
+
+
+@pytest.mark.parametrize("trouble", ["refused", "tcp", "unix", "unixgram", "late", "dns"])
+def test_what_could_not_be_shipped_is_let_go_of(
+    trouble: str, stalled: Stalled, wires: Wires
+) -> None:
+    """And not when Python next looks for garbage: it may be the rows of 100,000 tables."""
+    with socket.socket(type=socket.SOCK_DGRAM) as reader:
+        reader.bind(("127.0.0.1", 0))
+        urls = {kind: url for kind, (url, _) in stalled.items()} | {
+            "refused": f"udp://127.0.0.1:{closed_port()}",
+            "late": f"udp://127.0.0.1:{reader.getsockname()[1]}",
+            "dns": "udp://no-such-host.invalid:8125",
+        }
+        ours = wires(urls[trouble], rate=1 if trouble == "late" else 0)
+        texts = Texts([LINES] * 400)
+        seen = weakref.ref(texts)
+        gc.collect()
+        gc.disable()
+        try:
+            assert ours.hand_over(texts, 1)
+            del texts
+            assert seen() is None
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix", "unixgram"])

@@ -167,12 +167,11 @@ class Wire(StatsClientBase):  # type: ignore[misc]
         """What came of handing over a packet."""
         try:
             self._put(packet, until)
-        except TimeUp as error:
-            return error
         except OSError as error:
-            if isinstance(error, self.tiring):
-                self._rest.begin(error)
-            return error
+            fault = bare(error)
+            if isinstance(fault, self.tiring) and not isinstance(fault, TimeUp):
+                self._rest.begin(fault)
+            return fault
         self._rest.end()
         return None
 
@@ -212,6 +211,12 @@ class Paper(Wire):
 
     def _put(self, packet: bytes, until: float) -> None:  # noqa: ARG002
         self.packets.append(packet)
+
+
+def bare(fault: OSError) -> OSError:
+    """A fault that is kept: without what led to it, which holds all that was to be shipped."""
+    fault.__cause__ = fault.__context__ = None
+    return fault.with_traceback(None)
 
 
 def reason(fault: OSError) -> str:

@@ -16,7 +16,7 @@ import time
 
 from pgstats.errors import ShipError
 from pgstats.lookup import LookupFailed, addresses, is_name
-from pgstats.ship.base import PATIENCE, Lost, Stalled, TimeUp, Wire
+from pgstats.ship.base import PATIENCE, Lost, Stalled, TimeUp, Wire, bare
 from pgstats.ship.kernel import drops, unread
 from pgstats.ship.pace import Pace
 
@@ -63,8 +63,8 @@ class _SocketWire(Wire):
             except TimeUp:
                 raise
             except OSError as error:
-                fault = error
-                self._let_go(error)
+                fault = bare(error)
+                self._let_go(fault)
             except BaseException:
                 self.close()  # a signal's exception may have left half a line behind
                 raise
