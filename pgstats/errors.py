@@ -4,6 +4,22 @@ Foreign exceptions (psycopg2's, the operating system's, tomllib's) are translate
 they come through and kept as ``__cause__``. Exit codes are the command line's business.
 """
 
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+def kept(error: _Error) -> _Error:
+    """An error that is to be kept, without the frames that it and what led to it went through.
+
+    These hold all that was at work, often the keeper itself: only Python's collector would end it.
+    """
+    link: BaseException | None = error
+    while link:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
 
 def traced(error: BaseException) -> str:
     """The traceback of a bug, for those who ask for it.

@@ -40,4 +40,5 @@ class Hand:
         try:
             self._work()
         finally:
+            del self._work  # whose owner often holds this: nothing is left for the collector
             self._over.set()

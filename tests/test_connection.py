@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import queue
 import shutil
@@ -791,3 +792,35 @@ def test_a_failed_connection_is_closed_at_once(dead: int) -> None:
     before = sockets()
     error = refused(f"host=127.0.0.1 port={dead} user=me", 0.2)
     assert sockets() == before, error
+
+
+@pytest.mark.parametrize("trouble", ["refused", "two", "dead", "auth", "dns", "secret"])
+def test_a_failed_connection_leaves_nothing_for_the_collector(
+    trouble: str, dead: int, gate: Gate
+) -> None:
+    """A daemon would else grow with each poll of a dead server until Python's next full look."""
+    shut = free_port()
+    dsn = {
+        "refused": f"host=127.0.0.1 port={shut} user=me",
+        "two": f"host=127.0.0.1,127.0.0.1 port={shut},{dead} user=me",
+        "dead": f"host=127.0.0.1 port={dead} user=me",
+        "auth": f"host=127.0.0.1 port={gate.port} user=me password=wrong",
+        "dns": "host=no-such-host.invalid user=me",
+        "secret": f"host=127.0.0.1,127.0.0.1 port={shut},{shut} user=me",
+    }[trouble]
+    target = Target(POSTGRES, "main", dsn, password_command="false")
+
+    def attempt() -> None:
+        secret = Secret(target, time.monotonic() + LONG) if trouble == "secret" else None
+        with contextlib.suppress(AskError):
+            opened(dsn, 1, secret)
+
+    attempt()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            attempt()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -28,7 +28,7 @@ from pgstats.ask.dsn import (
 from pgstats.ask.failure import DeadlinePassed, remedy, translate
 from pgstats.ask.password import Secret
 from pgstats.ask.place import reached
-from pgstats.errors import AskError
+from pgstats.errors import AskError, kept
 from pgstats.model import Site
 
 __all__ = ["FAULTS", "NUMERIC", "Connection", "moved", "parse_dsn", "psycopg2"]
@@ -120,7 +120,8 @@ class _Search:
             try:
                 addresses = located(host, self._given, limit)
             except (OSError, RuntimeError) as error:
-                self._errors.append((host, translate(error, "name resolution", self._family, ())))
+                fault = translate(kept(error), "name resolution", self._family, ())
+                self._errors.append((host, fault))
                 continue
             for rest, place in zip(range(len(addresses), 0, -1), addresses, strict=True):
                 if found := self._try(place, _share(limit, rest)):
@@ -133,7 +134,7 @@ class _Search:
         except AskError as error:
             if error.reason in _FINAL:
                 raise
-            self._errors.append((place, error))
+            self._errors.append((place, kept(error)))
         return None
 
     def _primaries(self) -> list[Place]:
@@ -142,11 +143,12 @@ class _Search:
 
     def _verdict(self) -> AskError:
         """One error for all: the reason of the last one that has a telling one."""
-        errors = [error for _, error in self._errors]
+        tried, self._errors = self._errors, []  # what is raised holds the frame that holds this
+        errors = [error for _, error in tried]
         if len(errors) == 1 and errors[0].reason != "refused":  # which alone asks: where?
             return errors[0]
         last = next((error for error in reversed(errors) if error.reason != "other"), errors[-1])
-        text = "; ".join(f"{_name(place)}: {_gist(error)}" for place, error in self._errors)
+        text = "; ".join(f"{_name(place)}: {_gist(error)}" for place, error in tried)
         return AskError(last.stage, last.reason, text, remedy(self._family, last.reason, str(last)))
 
 

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 
-from pgstats.errors import AskError
+from pgstats.errors import AskError, kept
 from pgstats.model import Target
 
 #: Folders of the unix socket that libpq may have as its default, and then calls localhost.
@@ -33,7 +33,7 @@ class Secret:
                 try:
                     self._found = _fetch(self._target, self._until)
                 except AskError as error:
-                    self._fault = error
+                    self._fault = kept(error)
         if self._fault:
             fault = self._fault  # a new one for each, since whoever catches it may add to it
             raise AskError(fault.stage, fault.reason, str(fault), fault.remedy) from fault

@@ -16,7 +16,7 @@ from pgstats.ask.password import Secret
 from pgstats.ask.session import Session
 from pgstats.catalogue.evidence import FIND, NAMES, VIEWS, heap_view
 from pgstats.catalogue.postgres import DISCOVER
-from pgstats.errors import AskError, UnknownName
+from pgstats.errors import AskError, UnknownName, kept
 from pgstats.evidence import Asked, Record, Sample, View, dotted
 from pgstats.model import Failure, Target
 
@@ -96,7 +96,7 @@ class Witness:
                 try:
                     rows = self._find(database, schema, table)
                 except AskError as error:
-                    fault = error
+                    fault = kept(error)
                     continue
                 if rows:
                     asked = Asked(database, tuple(rows[0][1]), table)

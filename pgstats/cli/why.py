@@ -19,7 +19,7 @@ from pgstats.cli.options import (
     with_targets,
 )
 from pgstats.cli.progress import say
-from pgstats.errors import AskError, ConfigError, UnknownName
+from pgstats.errors import AskError, ConfigError, UnknownName, kept
 from pgstats.log import ERROR, WARNING, Log, printable
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class _Watch:
         try:
             self._try(lambda: self._ask_for(table))
         except UnknownName as error:
-            self.stranger = error
+            self.stranger = kept(error)
 
     def look(self) -> None:
         """Take another sample."""
@@ -122,7 +122,7 @@ class _Watch:
         try:
             step()
         except AskError as error:
-            self.fault = error
+            self.fault = kept(error)
 
 
 def _each(watches: Sequence[_Watch], step: Callable[[_Watch], None]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from statsd.client.base import PipelineBase, StatsClientBase
 
 from pgstats.catalogue.own import LOSSES
+from pgstats.errors import kept
 from pgstats.lookup import LookupFailed
 from pgstats.ship.pace import Rest
 from pgstats.ship.packets import packed
@@ -168,7 +169,7 @@ class Wire(StatsClientBase):  # type: ignore[misc]
         try:
             self._put(packet, until)
         except OSError as error:
-            fault = bare(error)
+            fault = kept(error)
             if isinstance(fault, self.tiring) and not isinstance(fault, TimeUp):
                 self._rest.begin(fault)
             return fault
@@ -211,12 +212,6 @@ class Paper(Wire):
 
     def _put(self, packet: bytes, until: float) -> None:  # noqa: ARG002
         self.packets.append(packet)
-
-
-def bare(fault: OSError) -> OSError:
-    """A fault that is kept: without what led to it, which holds all that was to be shipped."""
-    fault.__cause__ = fault.__context__ = None
-    return fault.with_traceback(None)
 
 
 def reason(fault: OSError) -> str:

@@ -14,9 +14,9 @@ import socket
 import sys
 import time
 
-from pgstats.errors import ShipError
+from pgstats.errors import ShipError, kept
 from pgstats.lookup import LookupFailed, addresses, is_name
-from pgstats.ship.base import PATIENCE, Lost, Stalled, TimeUp, Wire, bare
+from pgstats.ship.base import PATIENCE, Lost, Stalled, TimeUp, Wire
 from pgstats.ship.kernel import drops, unread
 from pgstats.ship.pace import Pace
 
@@ -63,7 +63,7 @@ class _SocketWire(Wire):
             except TimeUp:
                 raise
             except OSError as error:
-                fault = bare(error)
+                fault = kept(error)
                 self._let_go(fault)
             except BaseException:
                 self.close()  # a signal's exception may have left half a line behind
