@@ -19,6 +19,7 @@ from pgstats.ask.globs import chosen, pattern
 from pgstats.ask.postgres import PostgresAsker
 from pgstats.ask.session import Session
 from pgstats.catalogue.postgres.tables import select
+from pgstats.errors import AskError
 from pgstats.model import OTHER, POSTGRES, Frame, Poll, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch
 
@@ -196,6 +197,55 @@ def test_the_kept_connection_is_kept(cluster: Cluster) -> None:
     second = cluster.psql(who)
     asks.close()
     assert first == second != ""
+
+
+def prepared(asks: PostgresAsker) -> int:
+    return int(asks.session().ask("SELECT count(*) FROM pg_prepared_statements")[1][0][0])
+
+
+def test_what_every_poll_asks_is_prepared_by_the_third(cluster: Cluster, database: str) -> None:
+    """Runs of one or two pay nothing for it; with other parameters it is prepared anew."""
+    asks = PostgresAsker(target(cluster))
+    with closing(asks):
+        for _ in range(2):
+            assert asks.poll().ok
+            assert not prepared(asks)
+        for _ in range(3):
+            assert asks.poll().ok
+        several = prepared(asks)
+        (pid,) = asks.session().ask("SELECT pg_backend_pid()")[1][0]
+        assert asks.poll().ok
+        last = cluster.psql(f"SELECT query FROM pg_stat_activity WHERE pid = {pid}")
+        assert last.startswith('EXECUTE "pgstats ')
+        cluster.psql(f"ALTER DATABASE {database} RENAME TO {database}_2")
+        for _ in range(4):
+            assert (found := asks.poll()).ok
+        cluster.psql(f"ALTER DATABASE {database}_2 RENAME TO {database}")
+        assert (f"{database}_2",) in column(found, "database", "numbackends")
+        assert 20 < several <= prepared(asks) <= several + 1, "and the last ones are let go of"
+
+
+def test_prepared_statements_that_are_lost_cost_no_answer(cluster: Cluster) -> None:
+    """As where something that nobody told us of pools the connections."""
+    asks = PostgresAsker(target(cluster))
+    with closing(asks):
+        for _ in range(4):
+            whole = asks.poll()
+        assert prepared(asks)
+        asks.session().ask("SELECT 1; DEALLOCATE ALL", again=False)
+        for _ in range(3):
+            assert (found := asks.poll()).ok
+            assert [f.query.group for f in found.frames] == [f.query.group for f in whole.frames]
+        assert not prepared(asks)
+
+
+def test_what_cannot_be_prepared_is_asked_as_it_is(cluster: Cluster) -> None:
+    session = Session(target(cluster), time.monotonic() + 30)
+    with closing(session):
+        for _ in range(4):
+            assert session.ask("SHOW jit")[1] == [("off",)]
+            with pytest.raises(AskError, match="does not exist"):
+                session.ask("SELECT no_such_column")
 
 
 def test_at_most_two_connections_are_open(cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.connection import Connection, parse_dsn
 from pgstats.ask.password import Secret
+from pgstats.ask.prepared import Prepared
 from pgstats.model import POSTGRES, Frame, Poll, Query, Site, Target
 
 LOCK_TIMEOUT_MS = 250
@@ -38,6 +39,7 @@ class Session:
         self._connection = Connection(
             POSTGRES, target.dsn, settings, until, secret, options=options
         )
+        self._prepared = Prepared(self._connection)
         self.until = until
         if self._connection.parameter("server_encoding") == "SQL_ASCII":
             # Its names may be any bytes, which UTF-8 would refuse; here each is a character.
@@ -82,15 +84,21 @@ class Session:
         return self._connection.version
 
     def ask(
-        self, sql: str, parameters: dict[str, object] | None = None, stage: str = ""
+        self,
+        sql: str,
+        parameters: dict[str, object] | None = None,
+        stage: str = "",
+        *,
+        again: bool = True,
     ) -> tuple[Columns, Rows]:
-        """The answer to one statement.
+        """The answer to one statement, which is prepared if it comes ``again``.
 
         Behind a pool in transaction mode settings would leak to the next client of the server
         connection, so that there they live no longer than one short transaction.
         """
         if not self._pooled:
-            return self._connection.ask(sql, parameters, stage)
+            one = self._prepared if again else self._connection
+            return one.ask(sql, parameters, stage)
         return self._ask_guarded(sql, parameters, stage, _guards(self.target))
 
     def ask_apart(

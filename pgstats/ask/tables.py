@@ -91,7 +91,8 @@ def _ask(session: Session, poll: Poll, asked: dict[str, Any], *, many: bool) -> 
     )
 
     def answer(way: Way) -> _Answer:
-        return turned(*session.ask(sql(way=way), asked, "tables"))
+        again = way == "few"  # to plan it is nothing beside many tables, but a plan is kept memory
+        return turned(*session.ask(sql(way=way), asked, "tables", again=again))
 
     if many and target.tables and len(asked["members"]) == target.tables:
         found = answer("stay")

@@ -1,0 +1,77 @@
+"""Statements that are asked at every poll are prepared: to plan them is most of their cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pgstats.ask.answer import Columns, Rows
+from pgstats.ask.connection import Connection
+from pgstats.ask.failure import sqlstate
+from pgstats.errors import AskError
+
+_Parameters = Mapping[str, object] | None
+
+#: What a server says of a statement that it does not know, knows already, or has to plan anew.
+_ASTRAY = ("26000", "42P05", "0A000")
+
+
+class _Statement:
+    """One that was asked: with what, how often, its name once prepared, and if it can be."""
+
+    def __init__(self, parameters: _Parameters) -> None:
+        self.parameters = parameters
+        self.asked = 0
+        self.name = ""
+        self.able = True
+
+
+class Prepared:
+    """Asks over one connection; what is asked a third time with the same parameters is prepared.
+
+    So whoever asks once, or compares two samples, pays nothing for it. Of each text there is one
+    statement at most, with the parameters of the last time. What cannot be prepared is sent as it
+    is, and so is all where a statement is lost (something in between pools connections).
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._known: dict[str, _Statement] = {}
+        self._count = 0
+        self._able = True
+
+    def ask(self, sql: str, parameters: _Parameters, stage: str) -> tuple[Columns, Rows]:
+        """The answer to a statement; raises `AskError`."""
+        if self._ready(sql, parameters, stage):
+            try:
+                return self._connection.ask(f"EXECUTE {self._known[sql].name}", stage=stage)
+            except AskError as error:
+                if self._connection.closed or sqlstate(error) not in _ASTRAY:
+                    raise
+                self._able = False
+        return self._connection.ask(sql, parameters, stage)
+
+    def _ready(self, sql: str, parameters: _Parameters, stage: str) -> bool:
+        """Whether it is prepared, now or since it was asked before."""
+        last = self._known.get(sql)
+        if last is None or last.parameters != parameters:
+            if last and last.name:
+                self._connection.ask(f"DEALLOCATE {last.name}", stage=stage)
+            self._known[sql] = last = _Statement(parameters)
+        last.asked += 1
+        if last.asked < 3 or not self._able or not last.able:
+            return False
+        last.name = last.name or self._prepare(sql, parameters, stage)
+        last.able = bool(last.name)
+        return last.able
+
+    def _prepare(self, sql: str, parameters: _Parameters, stage: str) -> str:
+        """The name of the prepared statement, "" where it cannot be one: the answer will tell."""
+        self._count += 1
+        name = f'"pgstats {self._count}: {stage}"'  # as pg_stat_activity shows it
+        try:
+            self._connection.ask(f"PREPARE {name} AS {sql}", parameters, stage)
+        except AskError:
+            if self._connection.closed:
+                raise
+            return ""
+        return name
