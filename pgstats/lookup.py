@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 
-from pgstats.errors import kept
 from pgstats.threads import Hand
 
 #: Seconds after which nobody waits for the same look-up any more.
@@ -36,7 +35,7 @@ class _Search:
         try:
             answers = socket.getaddrinfo(host, port, type=kind)
         except OSError as error:
-            self.fault = kept(error)
+            self.fault = error.with_traceback(None)  # whose frame holds us
         except UnicodeError:  # "a..b", or a part longer than 63 bytes
             self.fault = OSError("no host can have such a name")
         else:

@@ -225,7 +225,7 @@ def test_what_every_poll_asks_is_prepared_by_the_third(cluster: Cluster, databas
         assert 20 < several <= prepared(asks) <= several + 1, "and the last ones are let go of"
 
 
-def test_prepared_statements_that_are_lost_cost_no_answer(cluster: Cluster) -> None:
+def test_prepared_statements_that_are_lost_cost_no_answer(cluster: Cluster, database: str) -> None:
     """As where something that nobody told us of pools the connections."""
     asks = PostgresAsker(target(cluster))
     with closing(asks):
@@ -233,7 +233,11 @@ def test_prepared_statements_that_are_lost_cost_no_answer(cluster: Cluster) -> N
             whole = asks.poll()
         assert prepared(asks)
         asks.session().ask("SELECT 1; DEALLOCATE ALL", again=False)
-        for _ in range(3):
+        cluster.psql(f"ALTER DATABASE {database} RENAME TO {database}_2")
+        found = asks.poll()
+        cluster.psql(f"ALTER DATABASE {database}_2 RENAME TO {database}")
+        assert found.ok, "with another list of databases"
+        for _ in range(2):
             assert (found := asks.poll()).ok
             assert [f.query.group for f in found.frames] == [f.query.group for f in whole.frames]
         assert not prepared(asks)

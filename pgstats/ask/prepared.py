@@ -55,23 +55,24 @@ class Prepared:
         last = self._known.get(sql)
         if last is None or last.parameters != parameters:
             if last and last.name:
-                self._connection.ask(f"DEALLOCATE {last.name}", stage=stage)
+                self._tried(f"DEALLOCATE {last.name}", None, stage)
             self._known[sql] = last = _Statement(parameters)
         last.asked += 1
         if last.asked < 3 or not self._able or not last.able:
             return False
-        last.name = last.name or self._prepare(sql, parameters, stage)
-        last.able = bool(last.name)
+        if not last.name:
+            self._count += 1
+            name = f'"pgstats {self._count}: {stage}"'  # as pg_stat_activity shows it
+            last.able = self._tried(f"PREPARE {name} AS {sql}", parameters, stage)
+            last.name = name if last.able else ""
         return last.able
 
-    def _prepare(self, sql: str, parameters: _Parameters, stage: str) -> str:
-        """The name of the prepared statement, "" where it cannot be one: the answer will tell."""
-        self._count += 1
-        name = f'"pgstats {self._count}: {stage}"'  # as pg_stat_activity shows it
+    def _tried(self, sql: str, parameters: _Parameters, stage: str) -> bool:
+        """Whether the server did it; why not, what is asked next will tell."""
         try:
-            self._connection.ask(f"PREPARE {name} AS {sql}", parameters, stage)
+            self._connection.ask(sql, parameters, stage)
         except AskError:
             if self._connection.closed:
                 raise
-            return ""
-        return name
+            return False
+        return True
