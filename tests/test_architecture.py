@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 #: What the stages hand to each other. They import no verb.
 NOUNS = {"errors", "model", "evidence", "catalogue", "overview"}
 #: Small helpers below the stages. They import nothing else of pgstats.
-TOOLS = {"lookup", "log", "printing", "threads"}
+TOOLS = {"late", "lookup", "log", "printing", "threads"}
 #: Those of them that everybody may use; the log is handed in.
 SHARED = {"lookup", "printing", "threads"}
 #: The only parts that know the others and compose them: for people, and for other programs, who

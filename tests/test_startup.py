@@ -13,6 +13,7 @@ from pgstats.cli.main import COMMANDS
 from pgstats.scratch import Bouncer, Cluster
 
 HEAVY = {"psycopg2", "statsd", "schedule", "rich", "ssl", "logging", "asyncio", "tomllib", "json"}
+HEAVY |= {"gettext", "inspect", "platform", "random", "selectors"}  # see pgstats/late.py
 HEAVY |= {"importlib.metadata", "pgstats.ask", "pgstats.catalogue", "pgstats.daemon"}
 #: Each costs a start that polls one to four parts in a hundred.
 LIGHT = {"dataclasses", "ipaddress", "pathlib", "shlex", "string", "urllib.parse"}
@@ -22,11 +23,12 @@ def imported(*arguments: str, among: Set[str] = HEAVY) -> set[str]:
     """Those of the modules that a command has imported in the end."""
     program = (
         "import os, sys\n"
-        "from pgstats.cli import main\n"
+        "from pgstats.__main__ import main\n"
         "real = os._exit\n"
         "def leave(code):\n"
         "    sys.stdout.flush()\n"
-        f"    print('MODULES', *({set(among)!r} & set(sys.modules)), file=sys.stderr, flush=True)\n"
+        "    loaded = {n for n, m in sys.modules.items() if type(m).__name__ != '_Late'}\n"
+        f"    print('MODULES', *({set(among)!r} & loaded), file=sys.stderr, flush=True)\n"
         "    real(code)\n"
         "os._exit = leave\n"
         "main()\n"
@@ -49,7 +51,7 @@ def test_help_needs_nothing(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_needs_nothing(command: str) -> None:
-    assert imported(command, "--help") == set()
+    assert imported(command, "--help") <= {"inspect"}  # which cleans texts of several lines
 
 
 def test_the_list_of_commands_imports_none_of_them() -> None:
@@ -64,9 +66,9 @@ NEEDS: dict[str, tuple[list[str], set[str]]] = {
     "once": (["--no-state", "--dry-run"], DRIVER | {"statsd"}),
     "why": (["--no-state"], DRIVER | {"logging", "string", "ipaddress", "dataclasses"}),
     "check": (["--offline"], DRIVER),
-    "show": (["database"], DRIVER | {"statsd", "rich", "dataclasses"}),
+    "show": (["database"], DRIVER | {"statsd", "rich", "dataclasses", "inspect", "random"}),
     "metrics": ([], {"json", "pgstats.catalogue"}),
-    "completion": (["bash"], set()),
+    "completion": (["bash"], {"selectors"}),  # of subprocess, with which click looks for the shell
 }
 
 
@@ -116,6 +118,48 @@ def test_the_fields_of_no_named_tuple_are_texts() -> None:
     count, *texts = done.stdout.split()
     assert int(count) > 25
     assert texts == ["Found.cause", "Target.front"]  # which refer to what comes later
+
+
+#: Of each module that comes late: what is answered without it, then something that takes it.
+LATE = {
+    "inspect": (
+        *(
+            "cleandoc(' a\tb ')",
+            "isfunction(print)",
+            "isfunction(lambda: 0)",
+            "cleandoc('a\\n  b')",
+        ),
+        *("iscoroutinefunction(print)", "signature(lambda a, /: 0)"),
+    ),
+    "gettext": ("gettext('a')", "ngettext('a', 'b', 1)", "ngettext('a', 'b', 2)", "find('a')"),
+    "platform": ("system()", "machine()"),
+    "random": ("Random(1).random()",),
+    "selectors": ("PollSelector",),
+}
+
+
+@pytest.mark.parametrize("module", LATE)
+def test_a_module_that_comes_late_is_like_any_other(module: str) -> None:
+    program = (
+        "import sys\n"
+        "from pgstats.late import keep_out\n"
+        "if sys.argv[2:]:\n"
+        "    keep_out()\n"
+        "module = __import__(sys.argv[1])\n"
+        f"print(*(eval('module.' + text) for text in {LATE[module]!r}))\n"
+        "assert type(sys.modules[sys.argv[1]]) is type(sys)\n"
+    )
+    plain, late = (
+        subprocess.run(
+            [sys.executable, "-S", "-c", program, module, *more],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
+        ).stdout
+        for more in ([], ["late"])
+    )
+    assert plain == late != ""
 
 
 def test_tls_works_with_ssl_kept_out_of_psycopg2(cluster: Cluster) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 
@@ -45,6 +44,12 @@ class Pace:
         self._at = now
 
 
+def _chance() -> float:
+    import random  # noqa: PLC0415 - hardly ever needed
+
+    return random.random()  # noqa: S311
+
+
 class Rest:
     """Leaves a receiver that failed in peace: twice as long each time, and up to half less.
 
@@ -55,7 +60,7 @@ class Rest:
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = _chance,
     ) -> None:
         self._clock, self._chance = clock, chance
         self._span = FIRST_REST
