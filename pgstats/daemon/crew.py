@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from queue import Empty, SimpleQueue
 
 from pgstats.daemon.jobs import Done, Entry
@@ -16,6 +17,8 @@ Report = Callable[[Entry, Done, BaseException | None], None]
 Outcome = tuple[Done, BaseException | None]
 _NO_MEMORY: Outcome = (Done(ok=False, seconds=0.0, error="out of memory"), None)
 _PAUSE = 0.5  # seconds until there may be memory again
+
+_COUNT_EVERY = 1.0  # seconds; a thread may have died at birth
 
 #: Enough for a quarter of 500 targets to hang at once without delaying the others.
 MOST_THREADS = 128
@@ -36,6 +39,7 @@ class Crew:
         self._report = report
         self._most = most
         self._hands: list[Hand] = []
+        self._counted = -inf  # when those that live were, on the monotonic clock
         self._waiting: SimpleQueue[Entry] = SimpleQueue()
 
     def take(self, entry: Entry) -> None:
@@ -44,9 +48,12 @@ class Crew:
 
     def grow(self, at_work: int) -> str:
         """Starts the threads that so many runs at once need; says why it cannot, "" if it can."""
-        self._hands = [hand for hand in self._hands if hand.alive]
+        wanted, now = min(at_work, self._most), time.monotonic()
+        if wanted <= len(self._hands) and now - self._counted < _COUNT_EVERY:
+            return ""
+        self._hands, self._counted = [hand for hand in self._hands if hand.alive], now
         try:
-            while len(self._hands) < min(at_work, self._most):
+            while len(self._hands) < wanted:
                 self._start()
         except RuntimeError as error:
             return f"only {len(self._hands)} worker threads, polls may be late: {error}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from heapq import heappush, heapreplace
 from math import inf
 
 import schedule
@@ -53,23 +54,28 @@ class Grid:
         self._clock = clock
         self._scheduler = schedule.Scheduler()
         self._beats: dict[str, Beat] = {}
+        # When each is due and its place in the list, the next one first: there may be hundreds.
+        self._queue: list[tuple[float, int, Beat]] = []
 
     def add(self, name: str, interval: float, start: float, action: Callable[[], None]) -> None:
         """Calls ``action``, which must be quick and never raise, on every beat."""
         beat = Beat(self._scheduler, self._clock, interval, start)
         beat.seconds.do(action)
         beat.aim(0)  # do() has aimed by the wall clock
+        heappush(self._queue, (beat.due, len(self._beats), beat))
         self._beats[name] = beat
 
     def run_pending(self) -> None:
         """Runs what is due; the scheduler itself would have each of hundreds look at a clock."""
         now = self._clock()
-        for beat in sorted(beat for beat in self._beats.values() if beat.due <= now):
+        while self._queue and self._queue[0][0] <= now:
+            _, place, beat = self._queue[0]
             beat.run()
+            heapreplace(self._queue, (beat.due, place, beat))
 
     def due(self) -> float:
         """When the next run of any job is due; infinity without jobs."""
-        return min((beat.due for beat in self._beats.values()), default=inf)
+        return self._queue[0][0] if self._queue else inf
 
     def due_of(self, name: str) -> float:
         """When the next run of that job is due."""
