@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pgstats import why
+from pgstats.ask import pages
+from pgstats.catalogue.postgres.horizon import VAIN
+from pgstats.model import POSTGRES, Target
 from pgstats.scratch import Cluster, Scratch
 from tests.program import gauges, pgstats
+from tests.test_ask_postgres import poll
 from tests.why import churn, churning, dead, session, until, value, watched
 
 
@@ -122,18 +128,37 @@ def remembered(server: Cluster, state: Path) -> dict[str, float]:
 
 
 def test_a_vacuum_in_vain_is_counted_until_one_helps(
-    server: Cluster, table: str, tmp_path: Path
+    server: Cluster, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where all tables are shown, which come in pages."""
     state = tmp_path / "state"
     name = "database.postgres.tables_vacuumed_in_vain"
+    monkeypatch.setattr(pages, "PAGE", 1)
+    every = Target(POSTGRES, "main", server.dsn(), databases=("postgres",), tables=None)
+    memory: dict[str, Any] = {}
     with session(server, "INSERT INTO elsewhere VALUES (1)"):
         churn(server, table)
         assert name not in remembered(server, state)
+        assert in_vain(every, memory) == []
         before = vacuums(server)
         until(lambda: vacuums(server) > before)
         assert remembered(server, state)[name] == 1
+        assert in_vain(every, memory) == [("postgres", 1)]
     until(lambda: dead(server, table) == 0)
     assert remembered(server, state)[name] == 0
+    assert in_vain(every, memory) == [("postgres", 0)]
+    assert {f"public.{table}", "public.elsewhere"} <= set(memory["tables"]["postgres"])
+    server.psql("ALTER TABLE elsewhere RENAME TO gone")
+    in_vain(every, memory)
+    assert "public.elsewhere" not in memory["tables"]["postgres"]
+    server.psql("ALTER TABLE gone RENAME TO elsewhere")
+
+
+def in_vain(target: Target, memory: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows of the gauge after another poll."""
+    found = poll(target)
+    assert found.ok, found.problems()
+    return [row for frame in why.frames(found, memory) if frame.query is VAIN for row in frame.rows]
 
 
 def vacuums(server: Cluster) -> int:

@@ -58,7 +58,8 @@ def frame(
         columns, rows = _turn(query.pairs, columns, rows)
     by_name = turned(columns, rows)
     reading = _reading(query, version, tuple(columns.items()))
-    found = _read(query, reading, by_name, len(rows), target, shared)
+    labels = _labels(query, by_name, len(rows), shared)
+    found = _read(query, reading, by_name, labels, len(rows), target, shared)
     if query.budget is not None or _ambiguous(found):
         budget = len(rows) if query.budget is None else query.budget
         folded = _folded(found.rows, found.metrics, len(found.labels), budget)
@@ -73,16 +74,24 @@ def turned(columns: Iterable[str], rows: Rows) -> dict[str, Sequence[Any]]:
 
 
 def framed(
-    query: Query,
+    queries: Sequence[Query],
     version: int,
     by_name: Mapping[str, Sequence[Any]],
     length: int,
     target: str,
     shared: tuple[str, ...] = (),
-) -> Frame:
-    """The frame of columns, each with so many values: of the query's metrics alone."""
-    reading = _reading(query, version, tuple((name, False) for name in by_name))
-    return _read(query, reading, by_name, length, target, shared)
+) -> list[Frame]:
+    """The frames of columns, each with so many values, one a query: of its metrics alone.
+
+    The queries have the same labels.
+    """
+    kinds = tuple((name, False) for name in by_name)
+    first, *_ = queries
+    labels = _labels(first, by_name, length, shared)
+    return [
+        _read(query, _reading(query, version, kinds), by_name, labels, length, target, shared)
+        for query in queries
+    ]
 
 
 class _Reading(NamedTuple):
@@ -116,13 +125,12 @@ def _read(
     query: Query,
     reading: _Reading,
     by_name: Mapping[str, Sequence[Any]],
+    labels: Sequence[Sequence[object]],
     length: int,
     target: str,
     shared: tuple[str, ...],
 ) -> Frame:
     metrics, sources, _ = reading
-    labels: list[Sequence[object]] = [[value] * length for value in shared]
-    labels += _own_labels(query, by_name, length)[len(shared) :]
     numbers = [
         _values(metric, by_name, source) if source else [1] * length
         for metric, source in zip(metrics, sources, strict=True)
@@ -130,13 +138,13 @@ def _read(
     return Frame(query, metrics, [*labels, *numbers], target, scope=shared)
 
 
-def _own_labels(
-    query: Query, by_name: Mapping[str, Sequence[Any]], length: int
+def _labels(
+    query: Query, by_name: Mapping[str, Sequence[Any]], length: int, shared: tuple[str, ...]
 ) -> list[Sequence[object]]:
     """The labels' columns as text. NULL is "none", or marks the folded rest."""
     null = OTHER if query.folds else "none"
-    found: list[Sequence[object]] = []
-    for label, column in query.labels.items():
+    found: list[Sequence[object]] = [[value] * length for value in shared]
+    for label, column in list(query.labels.items())[len(shared) :]:
         values = by_name.get(column, by_name.get(label, [None] * length))
         if set(map(type, values)) == {str}:
             found.append(list(map(_same, values)))

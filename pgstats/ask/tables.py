@@ -18,9 +18,12 @@ from pgstats.catalogue.postgres.tables import (
     Way,
     select,
 )
-from pgstats.model import Metric, Number, Poll, Target
+from pgstats.model import Frame, Metric, Number, Poll, Query, Target
 
-_Answer = Mapping[str, Sequence[Any]]  # the values of each column
+Answer = Mapping[str, Sequence[Any]]  # the values of each column
+
+OF_EACH = (TABLES, NEED)
+OF_ALL = (TOTALS, NEEDS)
 
 
 class Shown(NamedTuple):
@@ -46,40 +49,55 @@ def tables(
     Who was shipped by name the last time stays, unless another table needs vacuum clearly more: so
     membership does not flap.
     """
+    if session.target.tables is not None:
+        return _chosen(session, database, poll, members, large)
+    from pgstats.ask.pages import every_table  # noqa: PLC0415 - seldom all
+
+    return every_table(session, database, poll)
+
+
+def _chosen(
+    session: Session, database: str, poll: Poll, members: Members, large: dict[str, bool]
+) -> list[Shown]:
+    """As many tables as are to have a name."""
     asked: dict[str, Any] = {
         "tables": session.target.tables,
         "members": members.get(database, []),
-        **_globs(session.target),
+        **globs(session.target),
     }
     if database not in large:
         large[database] = bool(session.target.tables) and session.ask(MANY)[1][0][0]
     by_name = _ask(session, poll, asked, many=large[database])
-    shown = [
-        Shown(root, (schema, table), oids)
-        for root, schema, table, oids in zip(
-            *(by_name[name] for name in ("root", "schema", "table", "oids")), strict=True
-        )
-        if root is not None
-    ]
-    height = len(by_name["root"])
+    shown = named({name: values[:-1] for name, values in by_name.items()})
     members[database] = [one.root for one in shown]
-    poll.over[database] = [oid for oids in by_name["over"] for oid in oids or ()]
+    poll.over[database] = over(by_name)
     poll.counts["tables_folded"] += max(by_name["tables_folded"])
     large[database] = sum(by_name["tables"]) > FEW
-    sums = {name: (total,) for name, total in _totals(by_name).items()}
-    poll.frames += [
-        framed(query, session.version, found, length, poll.target.name, (database,))
-        for query, found, length in (
-            (TABLES, by_name, height),
-            (NEED, by_name, height),
-            (TOTALS, sums, 1),
-            (NEEDS, sums, 1),
-        )
-    ]
+    poll.frames += frames(session, database, OF_EACH, by_name)
+    poll.frames += frames(session, database, OF_ALL, _totals(by_name))
     return shown
 
 
-def _ask(session: Session, poll: Poll, asked: dict[str, Any], *, many: bool) -> _Answer:
+def frames(session: Session, database: str, queries: Sequence[Query], found: Answer) -> list[Frame]:
+    """The frames of queries that are answered by the same rows."""
+    height = len(next(iter(found.values())))
+    return framed(queries, session.version, found, height, session.target.name, (database,))
+
+
+def named(found: Answer) -> list[Shown]:
+    """The tables of an answer."""
+    columns = (found[name] for name in ("root", "schema", "table", "oids"))
+    return [
+        Shown(root, (schema, name), oids) for root, schema, name, oids in zip(*columns, strict=True)
+    ]
+
+
+def over(found: Answer) -> list[int]:
+    """The oids of the tables that have more dead rows than their thresholds."""
+    return [oid for oids in found["over"] for oid in oids or ()]
+
+
+def _ask(session: Session, poll: Poll, asked: dict[str, Any], *, many: bool) -> Answer:
     """Of many tables those chosen before are kept if they can be: else it takes another look."""
     target = session.target
     sql = partial(
@@ -90,7 +108,7 @@ def _ask(session: Session, poll: Poll, asked: dict[str, Any], *, many: bool) -> 
         complete=poll.complete,
     )
 
-    def answer(way: Way) -> _Answer:
+    def answer(way: Way) -> Answer:
         again = way == "few"  # to plan it is nothing beside many tables, but a plan is kept memory
         return turned(*session.ask(sql(way=way), asked, "tables", again=again))
 
@@ -101,7 +119,7 @@ def _ask(session: Session, poll: Poll, asked: dict[str, Any], *, many: bool) -> 
     return answer("many" if many else "few")
 
 
-def _settled(found: _Answer, tables: int) -> bool:
+def _settled(found: Answer, tables: int) -> bool:
     """Whether all who were to stay are there, and none of the others needs vacuum clearly more."""
     *mine, others = found["need"]
     if len(mine) < tables or None in mine:  # dropped, or to be folded from now on
@@ -109,7 +127,7 @@ def _settled(found: _Answer, tables: int) -> bool:
     return others is None or others < min(mine) * STAY
 
 
-def _globs(target: Target) -> dict[str, list[str]]:
+def globs(target: Target) -> dict[str, list[str]]:
     """The tables to be folded whatever comes, and exceptions (with `!` in front) from that.
 
     With exceptions alone, all others are folded.
@@ -119,19 +137,19 @@ def _globs(target: Target) -> dict[str, list[str]]:
     return {"exclude_tables": folded or [".*"] * bool(kept), "keep_tables": kept}
 
 
-def _totals(found: _Answer) -> dict[str, Number | None]:
+def _totals(found: Answer) -> Answer:
     """The totals of a database. The row of the rest says nothing where there is no rest."""
-    metrics = [metric for query in (TOTALS, NEEDS) for metric in query.metrics]
+    metrics = [metric for query in OF_ALL for metric in query.metrics]
     none_left = not max(found["tables_folded"]) and len(found["root"]) > 1
     rows = slice(0, -1) if none_left else slice(None)
     return {
-        m.name: _total(m, found[m.name][rows if m.fold else slice(None)])
+        m.name: (total(m, found[m.name][rows if m.fold else slice(None)]),)
         for m in metrics
         if m.name in found
     }
 
 
-def _total(metric: Metric, values: Sequence[Number | None]) -> Number | None:
+def total(metric: Metric, values: Sequence[Number | None]) -> Number | None:
     """A sum or the largest of what is known; unknown where nothing is."""
     known = [value for value in values if value is not None]
     if metric.fold == "max":

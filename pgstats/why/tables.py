@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pgstats.model import OTHER, Frame, Number
+from pgstats.model import OTHER, Frame, Number, Row
 from pgstats.why.cause import Case
 
 Memory = dict[str, Any]
@@ -38,13 +38,34 @@ def vacuumed_in_vain(frames: Iterable[Frame], memory: Memory, case: Case) -> dic
     databases that were never polled before are left out.
     """
     counts: dict[str, int] = {}
+    for database, several in _by_database(frames).items():
+        polled = database in memory
+        found = _brought_up_to_date(several, memory.setdefault(database, {}), case, database)
+        if polled:
+            counts[database] = found
+    return counts
+
+
+def _by_database(frames: Iterable[Frame]) -> dict[str, list[Frame]]:
+    """The frames of each database: where all tables are shown there is one a page."""
+    found: dict[str, list[Frame]] = {}
     for frame in frames:
-        database = str(frame.scope[0])
-        before = memory.get(database)
-        known, found = before or {}, {}
+        found.setdefault(str(frame.scope[0]), []).append(frame)
+    return found
+
+
+def _brought_up_to_date(
+    frames: Sequence[Frame], known: dict[str, Any], case: Case, database: str
+) -> int:
+    """How many tables were vacuumed in vain. What is known changes in place, for it may be much."""
+    alike: dict[Row, Row] = {}  # most tables are like many others
+    seen = in_vain = 0
+    for frame in frames:
         for table, manual, auto, dead, *ages in zip(
             _tables(frame), *_columns(frame, *_VACUUMS), strict=True
         ):
+            if table is None:
+                continue
             last, vacuums = known.get(table), int((manual or 0) + (auto or 0))
             if last is None or vacuums != last[0]:
                 vain = (
@@ -53,13 +74,15 @@ def vacuumed_in_vain(frames: Iterable[Frame], memory: Memory, case: Case) -> dic
                     and (dead or 0) >= max(last[1], 1)
                     and _held(ages, case, database)
                 )
-                last = [vacuums, int(dead or 0), int(vain)]
-            found[table] = last
-        found.pop(None, None)
-        memory[database] = found
-        if before is not None:
-            counts[database] = sum(vain for _, _, vain in found.values())
-    return counts
+                last = (vacuums, int(dead or 0), int(vain))
+                known[table] = alike.setdefault(last, last)
+            seen += 1
+            in_vain += last[2]
+    if len(known) > seen:
+        there = {table for frame in frames for table in _tables(frame)}
+        for table in known.keys() - there:
+            del known[table]
+    return in_vain
 
 
 def _held(ages: Iterable[Number | None], case: Case, database: str) -> bool:

@@ -92,6 +92,32 @@ _TREE = """tree AS (
 )"""
 
 
+#: The same of one page alone: of so many tables that are nobody's partitions, by their oids.
+#: ``branch`` are all tables of these trees. What LATERAL and OFFSET fence off is looked up by an
+#: index, row by row: a join would come to read the whole of a catalog at each page.
+_PAGE = """page AS MATERIALIZED (
+    SELECT {columns} FROM pg_class
+     WHERE oid > %(after)s::oid AND relkind IN ('r', 'm', 'p') AND NOT relispartition
+     ORDER BY oid LIMIT %(page)s
+), tree AS (
+    SELECT i.inhrelid AS oid, page.oid AS root
+      FROM page CROSS JOIN LATERAL (
+           SELECT inhrelid FROM pg_inherits WHERE inhparent = page.oid OFFSET 0) AS i
+     WHERE page.relkind = 'p'
+     UNION ALL
+    SELECT i.inhrelid, tree.root
+      FROM tree CROSS JOIN LATERAL (
+           SELECT inhrelid FROM pg_inherits WHERE inhparent = tree.oid OFFSET 0) AS i
+), branch AS MATERIALIZED (
+    SELECT {columns}, oid AS root FROM page
+     UNION ALL
+    SELECT leaf.*, tree.root
+      FROM tree CROSS JOIN LATERAL (
+           SELECT {columns} FROM pg_class WHERE oid = tree.oid OFFSET 0) AS leaf
+)"""
+_COLUMNS = """oid, relkind, relname, relnamespace, relpersistence, reltuples, relpages,
+           relfrozenxid, relminmxid{frozen}, relispartition, reloptions, reltoastrelid"""
+
 _HEAP = """t.oid, t.relkind, t.relname, t.relpersistence, t.reltuples, t.relpages,
                  t.relfrozenxid, t.relminmxid{frozen}"""
 
@@ -140,6 +166,17 @@ def every() -> str:
           {_TOAST}
             FROM pg_class o {_TO_TOAST} WHERE o.relkind IN ('r', 'm') AND o.reltoastrelid <> 0
          ) AS every LEFT JOIN tree ON tree.oid = CASE WHEN relispartition THEN owner END"""
+
+
+def of_page() -> str:
+    """The heaps of the tables of a page."""
+    return f"""{_TABLE}, t.root
+            FROM branch t WHERE t.relkind IN ('r', 'm')
+           UNION ALL
+          {_TOAST}, o.root
+            FROM branch o CROSS JOIN LATERAL (
+                 SELECT * FROM pg_class WHERE oid = o.reltoastrelid AND relkind = 't' OFFSET 0) AS t
+           WHERE o.relkind IN ('r', 'm') AND o.reltoastrelid <> 0"""
 
 
 def of(tables: str) -> str:
@@ -274,14 +311,15 @@ def heaps(version: int, owners: str = "") -> str:
 )"""
 
 
-def settings(version: int) -> str:
+def settings(version: int, *, paged: bool = False) -> str:
     """What `heap` needs before it: the settings, and which tables are partitions of which."""
+    columns = _COLUMNS.format(frozen=", relallfrozen" * (version >= 180000))
     listed = ", ".join(parameter.setting(version) for parameter in _PARAMETERS)
     return f"""setting AS MATERIALIZED (
   SELECT {listed}, current_setting('track_counts')::bool AS track_counts,
          to_regnamespace('pg_catalog')::oid AS pg_catalog,
          coalesce(to_regnamespace('information_schema')::oid, 0) AS information_schema
-), {_TREE}, {_HEIRS}"""
+), {_PAGE.format(columns=columns) if paged else f"{_TREE}, {_HEIRS}"}"""
 
 
 def heap(version: int, source: str, more: str = "") -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Literal
 
-from pgstats.catalogue.postgres.heaps import all_but, every, heap, of, settings
+from pgstats.catalogue.postgres.heaps import all_but, every, heap, of, of_page, settings
 from pgstats.catalogue.postgres.server import forgetful
 from pgstats.model import POSTGRES, Metric, Query
 
@@ -308,6 +308,9 @@ _CHOSEN = f"""chosen AS MATERIALIZED (
     ) AS candidate
      GROUP BY root ORDER BY max(need) DESC, sum(dead) DESC, root LIMIT %(tables)s
 )"""
+#: Of a root: its tables, and those that have more dead rows than their thresholds.
+_OIDS = "array_agg(oid::bigint) FILTER (WHERE own)"
+_OVER = "array_agg(DISTINCT owner::bigint) FILTER (WHERE dead_ratio > 1)"
 _STAYING = "chosen AS MATERIALIZED (SELECT unnest(%(members)s::oid[]) AS root)"
 
 #: The tables that the chosen roots consist of.
@@ -330,21 +333,18 @@ Way = Literal["few", "many", "stay"]
 
 @cache
 def select(
-    version: int, tables: int | None, *, globs: bool, complete: bool = True, way: Way = "few"
+    version: int, tables: int, *, globs: bool, complete: bool = True, way: Way = "few"
 ) -> str:
     """The SQL of all four queries: a row for each chosen table, and one for the rest.
 
-    ``tables`` is how many are chosen, None for all, and a parameter too; another one is
-    ``members``, the oids of those chosen before. With ``globs`` there are regular expressions as
-    well, ``exclude_tables`` and ``keep_tables``. Unless the statistics are known to be
-    ``complete``, a table of which nothing is counted may have been forgotten. ``need`` is what
-    tables are chosen by, of the rest the largest one; it is told where they are to ``stay``.
+    ``tables`` is how many are chosen, and a parameter too; another one is ``members``, the oids of
+    those chosen before. With ``globs`` there are regular expressions as well, ``exclude_tables``
+    and ``keep_tables``. Unless the statistics are known to be ``complete``, a table of which
+    nothing is counted may have been forgotten. ``need`` is what tables are chosen by, of the rest
+    the largest one; it is told where they are to ``stay``.
     """
-    each = [m for query in (TABLES, NEED) for m in query.on(version) if m.fold]
-    detail = [m for query in (TABLES, NEED) for m in query.on(version) if not m.fold]
-    names = {m.name for m in each}
-    totals = [m for query in (TOTALS, NEEDS) for m in query.on(version)]
-    summed = [*each, *(m for m in totals if m.sql and m.name not in names)]
+    each, detail, more = _metrics(version)
+    summed = [*each, *more]
     need = f"max({_NEED}) FILTER (WHERE NOT apart)"
     need = need if way == "stay" else "NULL::float8"
     choice, of_chosen, of_rest = _chosen(partial(_counted, version, globs=globs), tables, way)
@@ -352,22 +352,72 @@ def select(
        root::bigint AS root, oids, over, need,
        0 AS tables_folded, NULL::bigint AS n_dead_tup_catalogs,
        {", ".join(m.name for m in (*summed, *detail))}
-  FROM (SELECT root, array_agg(oid::bigint) FILTER (WHERE own) AS oids,
-               array_agg(DISTINCT owner::bigint) FILTER (WHERE dead_ratio > 1) AS over,
-               {need} AS need,
+  FROM (SELECT root, {_OIDS} AS oids, {_OVER} AS over, {need} AS need,
        {_listed([*summed, *detail])}
           FROM {of_chosen} GROUP BY root) AS shown
        JOIN pg_class c ON c.oid = root JOIN pg_namespace n ON n.oid = c.relnamespace
 UNION ALL
 """
-    return f"""WITH RECURSIVE {settings(version)}, memory AS MATERIALIZED (
-    SELECT {forgetful(version) if complete else "true"} AS forgetful
-){choice}
-{shown if tables != 0 else ""}SELECT NULL AS schema, NULL AS "table", NULL AS root, NULL AS oids,
+    return f"""WITH RECURSIVE {settings(version)}, {_memory(version, complete=complete)}{choice}
+{shown if tables else ""}SELECT NULL AS schema, NULL AS "table", NULL AS root, NULL AS oids,
        NULL AS over, {need} AS need,
        {_FOLDED} AS tables_folded, sum(catalog_dead)::bigint AS n_dead_tup_catalogs,
-       {", ".join(_rest(m) for m in summed)}, {", ".join(f"NULL AS {m.name}" for m in detail)}
+       {", ".join(map(_rest, summed))}, {", ".join(f"NULL AS {m.name}" for m in detail)}
   FROM {of_rest}"""
+
+
+#: Tables in a page: all of one is in memory at once, but each is planned anew (5 ms).
+PAGE = 3000
+
+
+@cache
+def paged(version: int, *, globs: bool, heaps: bool = False, complete: bool = True) -> str:
+    """The SQL of the same four queries, all tables shown: a page of them, and what is folded there.
+
+    A page is up to ``page`` trees of tables whose root's oid is higher than ``after``: each tree
+    is of one page, whatever is created or dropped in between. The last row is of what is folded;
+    its ``page`` has what is true of the whole page: ``next`` is after which oid more may come. The
+    oids of each table's heaps are told if ``heaps`` are wanted.
+    """
+    each, detail, more = _metrics(version)
+    oids = f", {_OIDS} AS oids" * heaps
+    return f"""WITH RECURSIVE {settings(version, paged=True)},
+{_memory(version, complete=complete)},
+counted AS MATERIALIZED {_counted(version, of_page(), globs=globs)}
+SELECT n.nspname::text AS schema, c.relname::text AS "table",
+       root::bigint AS root{", oids" * heaps}, over, NULL::json AS page,
+       {", ".join(m.name for m in (*each, *detail))}
+  FROM (SELECT root, {_OVER} AS over{oids},
+       {_listed([*each, *detail])}
+          FROM counted WHERE NOT apart AND root IS NOT NULL GROUP BY root) AS shown
+       JOIN page c ON c.oid = root JOIN pg_namespace n ON n.oid = c.relnamespace
+UNION ALL
+SELECT NULL, NULL, NULL{", NULL" * heaps}, NULL, (SELECT to_json(page) FROM (
+           SELECT (SELECT max(oid)::bigint FROM page HAVING count(*) = %(page)s) AS next,
+                  count(*) FILTER (WHERE own AND apart) AS tables_folded,
+                  sum(catalog_dead)::bigint AS n_dead_tup_catalogs,
+                  {", ".join(map(_rest, more))}
+             FROM counted) AS page),
+       {", ".join(map(_rest, each))}, {", ".join("NULL" for _ in detail)}
+  FROM counted WHERE apart OR root IS NULL"""
+
+
+def _metrics(version: int) -> tuple[list[Metric], list[Metric], list[Metric]]:
+    """Those of each table that are summed up, those that are not; and what are sums alone."""
+    each = [m for query in (TABLES, NEED) for m in query.on(version)]
+    names = {m.name for m in each if m.fold}
+    totals = [m for query in (TOTALS, NEEDS) for m in query.on(version)]
+    return (
+        [m for m in each if m.fold],
+        [m for m in each if not m.fold],
+        [m for m in totals if m.sql and m.name not in names],
+    )
+
+
+def _memory(version: int, *, complete: bool) -> str:
+    return f"""memory AS MATERIALIZED (
+    SELECT {forgetful(version) if complete else "true"} AS forgetful
+)"""
 
 
 def _counted(version: int, source: str, *, globs: bool) -> str:
@@ -410,14 +460,11 @@ _FOLDED = """count(*) FILTER (WHERE own AND NOT leaf) + (
                       JOIN tree USING (oid) GROUP BY tree.root) AS roots)"""
 
 
-def _chosen(counted: Callable[[str], str], tables: int | None, way: Way) -> tuple[str, str, str]:
+def _chosen(counted: Callable[[str], str], tables: int, way: Way) -> tuple[str, str, str]:
     """Of ``select``: what chooses tables, then the heaps of the chosen ones, and the rest."""
     if tables == 0:
         return "", "", f"{counted(all_but())} AS counted"
     all_heaps = f"counted AS {counted(every())}"
-    if tables is None:
-        shown, rest = "NOT apart AND root IS NOT NULL", "apart OR root IS NULL"
-        return f", {all_heaps}", f"counted WHERE {shown}", f"counted WHERE {rest}"
     if way == "few":
         choice = _CHOSEN.format(roots="counted", leaves="counted")
         rest = "NOT EXISTS (SELECT FROM chosen WHERE chosen.root = counted.root)"
