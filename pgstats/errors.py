@@ -4,6 +4,8 @@ Foreign exceptions (psycopg2's, the operating system's, tomllib's) are translate
 they come through and kept as ``__cause__``. Exit codes are the command line's business.
 """
 
+from __future__ import annotations
+
 from typing import TypeVar
 
 _Error = TypeVar("_Error", bound=BaseException)

@@ -5,10 +5,13 @@ of its columns. Times are seconds since the epoch by the server's clock, ages of
 in transactions, ids themselves are the 32-bit numbers that the server shows.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from pgstats.model import Failure
+from pgstats.noun import Noun
 
 Record = Mapping[str, Any]
 
@@ -31,7 +34,7 @@ def _part(name: str) -> str:
     return f'"{doubled}"' if "." in name or doubled != name else name
 
 
-class View(NamedTuple):
+class View(Noun):
     """Something that is read whole, once a sample; what it means is worked out here.
 
     ``sql`` gives one jsonb value a row, so that columns that come and go with versions are there
@@ -45,7 +48,7 @@ class View(NamedTuple):
     help: str = ""
 
 
-class Sample(NamedTuple):
+class Sample(Noun):
     """What a cluster said of itself at one moment.
 
     ``views`` are rows by the name of their `View`; ``heaps`` are rows of the heaps that were
@@ -78,7 +81,7 @@ class Sample(NamedTuple):
         return str(next(found, "") or "")
 
 
-class Asked(NamedTuple):
+class Asked(Noun):
     """The table that somebody asks about; without a schema given it may be in several."""
 
     database: str
@@ -91,7 +94,7 @@ class Asked(NamedTuple):
         return dotted(self.database, "|".join(self.schemas), self.table)
 
 
-class Holder(NamedTuple):
+class Holder(Noun):
     """Somebody who keeps dead rows from being removed.
 
     ``cause`` is the id of the cause that this is, ``kind`` one of `HOLDERS`. ``database`` is whose
@@ -122,14 +125,14 @@ class Holder(NamedTuple):
         return next(f"{name} {self.row[key]}" for key, name in names.items() if key in self.row)
 
 
-class Innocent(NamedTuple):
+class Innocent(Noun):
     """Somebody who looks guilty and is not, and the reason."""
 
     who: str
     why: str
 
 
-class Limit(NamedTuple):
+class Limit(Noun):
     """What could not be looked at, why, and the statement that would change it ("" for none)."""
 
     what: str
@@ -137,7 +140,7 @@ class Limit(NamedTuple):
     grant: str = ""
 
 
-class Remedy(NamedTuple):
+class Remedy(Noun):
     """A statement or command that ends a cause. It is printed, never run.
 
     ``where`` says on which server or console, and in which database if that matters; ``needs`` is
@@ -149,7 +152,7 @@ class Remedy(NamedTuple):
     needs: str = ""
 
 
-class Client(NamedTuple):
+class Client(Noun):
     """The application at the other end of a pooler, or of several.
 
     ``via`` names each PgBouncer and its database on the way, nearest to PostgreSQL first. ``proof``
@@ -169,7 +172,7 @@ class Client(NamedTuple):
     note: str = ""
 
 
-class Links(NamedTuple):
+class Links(Noun):
     """What one PgBouncer process shows of its connections: who is linked with whom.
 
     ``servers``, ``clients`` and ``databases`` are the rows of the SHOW commands by column.

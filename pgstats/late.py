@@ -4,6 +4,8 @@ Click and the client of statsd import these of Python's own, each for a function
 they take half as long as a whole run, so that the process begins with stand-ins for them.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Callable

@@ -3,11 +3,13 @@
 They hold data and answer questions about themselves. They import no other part of pgstats.
 """
 
-# Annotations are no text here: a named tuple compiles each that is one, at every start.
+from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from pgstats.noun import Noun
 
 if TYPE_CHECKING:
     from pgstats.evidence import Sample
@@ -56,7 +58,7 @@ class _Other:
 OTHER = _Other()
 
 
-class Metric(NamedTuple):
+class Metric(Noun):
     """One number that can be shipped.
 
     ``column`` is where it comes from, as a person would ask for it: a column of the SHOW
@@ -108,7 +110,7 @@ class Metric(NamedTuple):
         return not self.wrong_since <= version < self.right_since
 
 
-class Query(NamedTuple):
+class Query(Noun):
     """One question and the numbers it answers.
 
     ``labels`` maps each label, in the order of the names on the wire, to the column or expression
@@ -155,7 +157,7 @@ class Query(NamedTuple):
         return self.sql.format(columns=",\n       ".join(asked))
 
 
-class Question(NamedTuple):
+class Question(Noun):
     """A question of the user's own: a SELECT that is sent as it stands, and what becomes of it.
 
     The labels and metrics of ``query`` are columns of its answer, of which at most ``rows`` rows
@@ -169,7 +171,7 @@ class Question(NamedTuple):
     rows: int = 100
 
 
-class Target(NamedTuple):
+class Target(Noun):
     """One PgBouncer process or one PostgreSQL cluster. Its DSN never shows in its repr.
 
     ``interval`` and ``timeout`` are seconds; ``tables`` is None for "all". With a ``front``, a
@@ -195,7 +197,7 @@ class Target(NamedTuple):
     sizes: float | None = None  # seconds between two measurements
     exclude_tables: tuple[str, ...] = ()
     pooled: bool = False
-    front: "Target | None" = None
+    front: Target | None = None
     questions: tuple[Question, ...] = ()
 
     def __repr__(self) -> str:
@@ -211,12 +213,12 @@ class Target(NamedTuple):
         """What belongs to the target's name besides ``name``: the tag of one process of a group."""
         return {"peer": self.peer} if self.peer else {}
 
-    def frame(self, query: Query, metrics: tuple[Metric, ...], rows: Sequence[Row]) -> "Frame":
+    def frame(self, query: Query, metrics: tuple[Metric, ...], rows: Sequence[Row]) -> Frame:
         """A frame about this target."""
         return Frame.of(query, metrics, rows, self.name, self.also)
 
 
-class Frame(NamedTuple):
+class Frame(Noun):
     """One answer, still a table, column by column.
 
     There is a column of strings (or `OTHER`) for each label of the query, in order, then one of
@@ -241,7 +243,7 @@ class Frame(NamedTuple):
         target: str = "",
         tags: Mapping[str, str] = {},
         scope: Row = (),
-    ) -> "Frame":
+    ) -> Frame:
         """A frame of rows: what its labels are called, then its numbers."""
         empty = [()] * (len(query.labels) + len(metrics))
         columns = list(zip(*rows, strict=True)) if rows else empty
@@ -263,7 +265,7 @@ class Frame(NamedTuple):
         return list(zip(*self.labels, strict=True)) if self.labels else [()] * self.height
 
     @property
-    def parts(self) -> "list[Frame]":
+    def parts(self) -> list[Frame]:
         """The same, and apart the row of the folded rest, of which other numbers are known."""
         if not self.query.folds or self.height < 2 or self.labels[-1][-1] is not OTHER:
             return [self]
@@ -281,7 +283,7 @@ class Frame(NamedTuple):
         return list(zip(*self.columns, strict=True))
 
 
-class Table(NamedTuple):
+class Table(Noun):
     """All that is known of one group: the frames of all targets, joined for people.
 
     Each row holds one string for each of ``labels``, the first of which is ``target``, then one
@@ -299,7 +301,7 @@ _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _MORE = "let pgstats have more files and memory: LimitNOFILE= and MemoryMax= in its unit, or ulimit"
 
 
-class Failure(NamedTuple):
+class Failure(Noun):
     """One thing that did not work: what was tried, why it failed, what to do about it.
 
     Where pgstats itself is to blame, ``trace`` is the traceback, else "".
@@ -312,7 +314,7 @@ class Failure(NamedTuple):
     trace: str = ""
 
     @classmethod
-    def bug(cls, stage: str, error: BaseException) -> "Failure":
+    def bug(cls, stage: str, error: BaseException) -> Failure:
         """What a bug does to a step. The exception's message, which may hold a secret, is left out.
 
         Where files or memory have run out nobody is to blame.
@@ -338,7 +340,7 @@ class Failure(NamedTuple):
         return f"{text} ({self.remedy})" if self.remedy else text
 
 
-class Site(NamedTuple):
+class Site(Noun):
     """Where a server is: all that its machine is known by, and the port.
 
     With ``several`` it is on one of several machines, and nobody knows on which.
@@ -369,7 +371,7 @@ class Poll:
         at: float = 0.0,
         seconds: float = 0.0,
         counts: Mapping[str, int] = {},
-        peers: "Iterable[Poll]" = (),
+        peers: Iterable[Poll] = (),
         notes: Iterable[str] = (),
     ) -> None:
         self.target = target
@@ -397,7 +399,7 @@ class Poll:
         self.memo: Memo = {}  # what its asker wants to know the next time, for JSON
         self.sample: Sample | None = None  # a PostgreSQL's sessions, slots and vacuums
 
-    def but(self, **changes: Any) -> "Poll":
+    def but(self, **changes: Any) -> Poll:
         """The same poll with some of its fields changed."""
         found = Poll(self.target)
         vars(found).update(vars(self), **changes)
@@ -418,7 +420,7 @@ class Poll:
         return ([self.down] if self.down else []) + self.failures
 
 
-class Finding(NamedTuple):
+class Finding(Noun):
     """What a check found: ``status`` is ok, failed or note; ``trace`` as in `Failure`."""
 
     status: str

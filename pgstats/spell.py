@@ -6,12 +6,15 @@ the other. Columns are spelled as a whole before that, so that those of plain wh
 most are, cost nothing.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 from pgstats.model import OTHER, SELF, Frame, Metric, Number, Query
+from pgstats.noun import Noun
 
 #: The longest component of a name, in bytes: file systems end at 255, collectd cuts whole names
 #: at 127.
@@ -36,7 +39,7 @@ _Side = tuple[str, Sequence[Sequence[Any]]]
 _Around = tuple[str, str, str]
 
 
-class Dialect(NamedTuple):
+class Dialect(Noun):
     """How a line is put together.
 
     ``tagged`` says whether labels are tags or components of the name. ``tags`` spells the tags

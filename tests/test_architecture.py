@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: What the stages hand to each other. They import no verb.
-NOUNS = {"errors", "model", "evidence", "catalogue", "overview"}
+NOUNS = {"errors", "noun", "model", "evidence", "catalogue", "overview"}
 #: Small helpers below the stages. They import nothing else of pgstats.
 TOOLS = {"late", "lookup", "log", "printing", "threads"}
 #: Those of them that everybody may use; the log is handed in.

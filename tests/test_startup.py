@@ -101,25 +101,6 @@ def test_a_plain_run_imports_nothing_that_is_seldom_needed(cluster: Cluster) -> 
     }
 
 
-def test_the_fields_of_no_named_tuple_are_texts() -> None:
-    """Each would be compiled at every start: their modules go without that future import."""
-    program = (
-        "import sys, pgstats.cli.cycle, pgstats.ask.postgres, pgstats.ask.pgbouncer\n"
-        "modules = [m for name, m in sys.modules.items() if name.startswith('pgstats.')]\n"
-        "kinds = {c for m in modules for c in vars(m).values() if isinstance(c, type)}\n"
-        "tuples = [kind for kind in kinds if hasattr(kind, '_fields')]\n"
-        "print(len(tuples), *sorted(\n"
-        "    f'{c.__qualname__}.{name}' for c in tuples\n"
-        "    for name, kind in c.__annotations__.items() if type(kind).__name__ == 'ForwardRef'\n"
-        "))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert not done.stderr
-    count, *texts = done.stdout.split()
-    assert int(count) > 25
-    assert texts == ["Found.cause", "Target.front"]  # which refer to what comes later
-
-
 #: Of each module that comes late: what is answered without it, then something that takes it.
 LATE = {
     "inspect": (

@@ -1,5 +1,7 @@
 """Makes a Frame of an answer: columns by name and by presence, never by position."""
 
+from __future__ import annotations
+
 import math
 import re
 import sys
@@ -7,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 from pgstats.errors import AskError
 from pgstats.model import OTHER, PGBOUNCER, Frame, Metric, Number, Query, Row
+from pgstats.noun import Noun
 
 Columns = Mapping[str, bool]  # name of a column -> whether it is a number
 Rows = Sequence[tuple[Any, ...]]
@@ -94,7 +97,7 @@ def framed(
     ]
 
 
-class _Reading(NamedTuple):
+class _Reading(Noun):
     """How answers to a query are read that have the same columns: they are alike for years.
 
     ``sources`` has the column of each metric that is there, "" for one that counts rows;

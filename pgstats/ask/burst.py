@@ -1,13 +1,15 @@
 """Several looks at the pools within one poll: a cron job sees the peaks between its runs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from pgstats.catalogue.pgbouncer import BURST, BURST_OF, POOLS
 from pgstats.model import Frame, Number, Row, Target
+from pgstats.noun import Noun
 
 
-class Burst(NamedTuple):
+class Burst(Noun):
     """How many samples, and the seconds between them."""
 
     times: int

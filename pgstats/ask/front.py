@@ -4,10 +4,11 @@ A host stands in PgBouncer's own words. What is on PgBouncer's machine is looked
 may be another one than ours; a folder of a unix socket is of use on the same machine alone.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from typing import NamedTuple
 
 from pgstats.ask.connection import Connection
 from pgstats.ask.dsn import merged, moved, parse_dsn
@@ -15,6 +16,7 @@ from pgstats.ask.password import Secret
 from pgstats.catalogue.pgbouncer import ADMIN
 from pgstats.errors import AskError
 from pgstats.model import Target
+from pgstats.noun import Noun
 
 #: Share of the time of a poll that the console may take.
 PATIENCE = 1 / 3
@@ -22,7 +24,7 @@ _COLUMNS = ("name", "host", "port", "database")
 _LOOPBACK = ("localhost", "127.", "::1")
 
 
-class Place(NamedTuple):
+class Place(Noun):
     """Where a server listens: a host or a socket's folder, and a port."""
 
     host: str
@@ -32,7 +34,7 @@ class Place(NamedTuple):
         return f"host={self.host} port={self.port}"
 
 
-class Behind(NamedTuple):
+class Behind(Noun):
     """A cluster as a PgBouncer knows it: the target with its place, and its databases in order."""
 
     target: Target

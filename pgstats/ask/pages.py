@@ -7,18 +7,19 @@ would hold a snapshot; each page is a statement of its own.
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from pgstats.ask.answer import Columns, Rows, turned
 from pgstats.ask.session import Session
 from pgstats.ask.tables import OF_ALL, OF_EACH, Answer, Shown, frames, globs, named, over, total
 from pgstats.catalogue.postgres.tables import PAGE, paged
 from pgstats.model import Frame, Poll
+from pgstats.noun import Noun
 
 _Row = dict[str, Any]
 
 
-class _Page(NamedTuple):
+class _Page(Noun):
     """The columns of the tables of a page, its row of what is folded, and its own sums."""
 
     tables: Answer

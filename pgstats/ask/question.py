@@ -4,12 +4,13 @@ Each runs as one statement in a short read-only transaction that is undone, for 
 share of the time, and gives at most so many rows: whatever it is, it costs no more than itself.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
-from typing import NamedTuple
 
 from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.failure import failure, sqlstate
@@ -17,6 +18,7 @@ from pgstats.ask.globs import chosen
 from pgstats.ask.session import Session
 from pgstats.errors import AskError
 from pgstats.model import Failure, Frame, Poll, Question, Row, Target
+from pgstats.noun import Noun
 
 #: Share of the time left that questions may take altogether: the rest is for what comes after.
 SHARE = 0.5
@@ -38,14 +40,14 @@ _CURES = {
 _CURE = "try it in psql as the role of pgstats, after SET search_path = ''"
 
 
-class _Key(NamedTuple):
+class _Key(Noun):
     """One question in one database, "" for the DSN's own."""
 
     name: str
     database: str
 
 
-class _Outcome(NamedTuple):
+class _Outcome(Noun):
     """What became of a question: when it was put, why it failed, whether rows were left out."""
 
     at: float

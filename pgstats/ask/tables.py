@@ -1,8 +1,10 @@
 """Asks one database for its tables: those that need vacuum most by name, all others folded."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from pgstats.ask.answer import framed, turned
 from pgstats.ask.globs import pattern
@@ -19,6 +21,7 @@ from pgstats.catalogue.postgres.tables import (
     select,
 )
 from pgstats.model import Frame, Metric, Number, Poll, Query, Target
+from pgstats.noun import Noun
 
 Answer = Mapping[str, Sequence[Any]]  # the values of each column
 
@@ -26,7 +29,7 @@ OF_EACH = (TABLES, NEED)
 OF_ALL = (TOTALS, NEEDS)
 
 
-class Shown(NamedTuple):
+class Shown(Noun):
     """A table that is shown by name, and the heaps it consists of."""
 
     root: int

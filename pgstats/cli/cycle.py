@@ -4,6 +4,8 @@ A bug in pgstats costs no more than it must: what asks a target, and what shapes
 answers, is bounded for each target, so that everything else is shipped all the same.
 """
 
+from __future__ import annotations
+
 import math
 import threading
 import time
@@ -12,12 +14,13 @@ from contextlib import closing
 from functools import partial
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pgstats import shape, why
 from pgstats.ask import asker, unmatched
 from pgstats.config import Config
 from pgstats.model import PGBOUNCER, POSTGRES, Failure, Frame, Memo, Poll, Target
+from pgstats.noun import Noun
 from pgstats.ship import Wire, wire
 from pgstats.spell import DIALECTS, Counts, Speller
 from pgstats.state import Memory, State
@@ -36,7 +39,7 @@ _T = TypeVar("_T")
 _Count = TypeVar("_Count", int, float)
 
 
-class Shaped(NamedTuple):
+class Shaped(Noun):
     """What is to be said of a target: the last values of what is gone, then the rest.
 
     What goes wrong with it is a failure of the poll.
@@ -96,7 +99,7 @@ class Cycle:
         self._tally.follow(self.wire)
         state.expect(config.targets, config.inventory)
 
-    def renewed(self, config: Config) -> "Cycle":
+    def renewed(self, config: Config) -> Cycle:
         """The cycle for another configuration; what is counted since the start goes on."""
         old, new = (
             (one.statsd.url, one.statsd.rate, one.statsd.max_packet)
@@ -342,7 +345,7 @@ def memo(state: State, target: Target) -> Memo:
 
 
 def poll_all(
-    targets: Sequence[Target], burst: "Burst | None" = None, state: State | None = None
+    targets: Sequence[Target], burst: Burst | None = None, state: State | None = None
 ) -> list[Poll]:
     """One poll of each target, side by side, in the order of the targets.
 
@@ -377,7 +380,7 @@ def poll_all(
     return [one for several in found for one in several]
 
 
-def _poll(target: Target, burst: "Burst | None", state: State) -> Poll:
+def _poll(target: Target, burst: Burst | None, state: State) -> Poll:
     with closing(asker(target, burst, memo(state, target))) as one:
         return one.poll()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from pgstats.cli.options import log_of, option, with_view
 from pgstats.cli.threshold import Threshold, contradict, threshold
 from pgstats.errors import PgstatsError
+from pgstats.noun import Noun
 from pgstats.printing import escaped
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _faults(polls: Sequence[Poll], results: Sequence[_Result]) -> Iterator[tuple
             yield UNKNOWN, f"{name}: {told[poll.target.name] or 'no row is known'}"
 
 
-class _Result(NamedTuple):
+class _Result(Noun):
     """One row: its state, whose it is and what it is called, its number and that of its limit."""
 
     state: int
@@ -145,7 +146,7 @@ class _Result(NamedTuple):
     limit: Number | None
 
 
-class _Check(NamedTuple):
+class _Check(Noun):
     """What is judged: a metric, by which limit, which rows, from where on."""
 
     name: str

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from pgstats.model import Number
+from pgstats.noun import Noun
 
 _FORM = re.compile(r"(-?)([0-9]+(?:\.[0-9]+)?)([%:]?)")
 
 
-class Threshold(NamedTuple):
+class Threshold(Noun):
     """``how`` is "" for a number, % of the limit, - for what is left to it, : for too little."""
 
     text: str

@@ -1,11 +1,13 @@
 """The file: its values, and the line each of them stands on."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from pgstats.config.values import Keys
 from pgstats.errors import ConfigError
+from pgstats.noun import Noun
 
 _PART = r"""[A-Za-z0-9_-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*'"""
 _KEY = rf"(?:{_PART})(?:[ \t]*\.[ \t]*(?:{_PART}))*"
@@ -20,7 +22,7 @@ _BLANK = r"(?:\s|#[^\n]*)*"
 _POSITION = r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$"
 
 
-class Place(NamedTuple):
+class Place(Noun):
     """Where a value comes from, as told by a listing and by a fault; line 0 is not in a file."""
 
     origin: str
@@ -28,7 +30,7 @@ class Place(NamedTuple):
     line: int = 0
 
 
-class Document(NamedTuple):
+class Document(Noun):
     """A file that was read; the empty one stands for none."""
 
     path: str = ""

@@ -1,13 +1,16 @@
 """What was given, by whom: the options, the environment, the file; and what is wrong with it."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from pgstats.config import settings, values
 from pgstats.config.document import Document, Place
 from pgstats.config.settings import FAMILIES, SECTIONS, TOP, Setting
 from pgstats.config.values import Keys
+from pgstats.noun import Noun
 
 _VARIABLE = r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{"
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -23,7 +26,7 @@ class Source(Protocol):
         """A path that it names."""
 
 
-class Outside(NamedTuple):
+class Outside(Noun):
     """An option or a variable of the environment."""
 
     kind: str
@@ -38,7 +41,7 @@ class Outside(NamedTuple):
         return path
 
 
-class Given(NamedTuple):
+class Given(Noun):
     """One value as it was given.
 
     ``raw`` still has its ${VAR}, ``replaced`` is what these held; one that is ``broken`` has
@@ -53,7 +56,7 @@ class Given(NamedTuple):
     broken: bool = False
 
 
-class Section(NamedTuple):
+class Section(Noun):
     """All that was given for one section, or one target, and where that starts."""
 
     name: str
@@ -62,7 +65,7 @@ class Section(NamedTuple):
     given: Mapping[str, Given]
 
 
-class Entry(NamedTuple):
+class Entry(Noun):
     """One setting merged: its value, how it is shown, from where, and as what it was given."""
 
     value: Any
@@ -90,7 +93,7 @@ class Faults:
         return [text for _, text in sorted(self.found, key=lambda fault: fault[0])]
 
 
-class _Level(NamedTuple):
+class _Level(Noun):
     """The options, or the environment under the names of the options."""
 
     given: Mapping[str, object]
@@ -108,7 +111,7 @@ class _Level(NamedTuple):
         ]
 
 
-class Givers(NamedTuple):
+class Givers(Noun):
     """Everybody who may give a value: an option wins over the environment, that over the file."""
 
     options: Mapping[str, object]
@@ -191,7 +194,7 @@ class Givers(NamedTuple):
         replaced: list[str] = []
         faults: list[str] = []
 
-        def variable(match: "re.Match[str]") -> str:
+        def variable(match: re.Match[str]) -> str:
             if match[0] == "$${":
                 return "${"
             if match[1] is None:

@@ -1,8 +1,10 @@
 """Merges defaults, the file, the environment and the options into one configuration."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pgstats.config import document, dsn, values
 from pgstats.config.document import Document
@@ -10,6 +12,7 @@ from pgstats.config.given import Entries, Entry, Faults, Givers, Outside, Sectio
 from pgstats.config.settings import QUERY, STATSD, TOP
 from pgstats.errors import ConfigError
 from pgstats.model import PGBOUNCER, POSTGRES, Target
+from pgstats.noun import Noun
 
 if TYPE_CHECKING:
     from pgstats.config.questions import Putting
@@ -24,7 +27,7 @@ _LIBPQ = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGDATABASE", "PGUSER")
 ParseDsn = Callable[[str], Mapping[str, str]]
 
 
-class Statsd(NamedTuple):
+class Statsd(Noun):
     """Where and how lines are shipped; ``rate`` in datagrams a second, ``max_packet`` in bytes.
 
     ``on_vanish`` is the last value of a series that is gone, None for none.
@@ -38,7 +41,7 @@ class Statsd(NamedTuple):
     on_vanish: int | float | None
 
 
-class Shown(NamedTuple):
+class Shown(Noun):
     """One value as it may be shown, written as in a file, and where it came from."""
 
     key: str
@@ -46,7 +49,7 @@ class Shown(NamedTuple):
     origin: str
 
 
-class Config(NamedTuple):
+class Config(Noun):
     """Everything that was configured. ``interval`` is seconds; ``state`` is "" for none.
 
     ``path`` is the file that was read, "" for none; ``inventory`` the one that lists the targets,
@@ -117,7 +120,7 @@ def _questions(
     shared: Mapping[str, str],
     *,
     listed: bool,
-) -> "list[Putting]":
+) -> list[Putting]:
     """The questions of the file, if it has any; ``shared`` are the tags of all targets."""
     if QUERY not in givers.file.data:
         return []
@@ -131,7 +134,7 @@ def _questions(
 
 
 def _targets(
-    families: list[str], targets: list[Entries], puttings: "list[Putting]", passfile: str
+    families: list[str], targets: list[Entries], puttings: list[Putting], passfile: str
 ) -> tuple[Target, ...]:
     """The targets, each with what is put to it and with the PgBouncer that knows where it is."""
     found: dict[str, Target] = {}

@@ -1,12 +1,14 @@
 """The questions of the user's own: what each one is, and which targets it is put to."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from pgstats import catalogue
 from pgstats.config.given import Entries, Entry, Givers, Section
 from pgstats.config.settings import QUERY
 from pgstats.model import POSTGRES, Metric, Query, Question
+from pgstats.noun import Noun
 
 #: What cannot be a question's name: the groups that there are, and what stands beside them.
 _GROUPS = frozenset({q.group for q in catalogue.QUERIES if q.family == POSTGRES} | {"up"})
@@ -17,7 +19,7 @@ _NEEDED = {
 }
 
 
-class Asked(NamedTuple):
+class Asked(Noun):
     """A target as far as questions are concerned."""
 
     family: str
@@ -25,7 +27,7 @@ class Asked(NamedTuple):
     tags: Mapping[str, str]  # those of all lines among them
 
 
-class Putting(NamedTuple):
+class Putting(Noun):
     """One question as configured, and the names of the targets it is put to."""
 
     entries: Entries
@@ -42,7 +44,7 @@ def questions(givers: Givers, targets: Sequence[Asked], *, listed: bool) -> list
     ]
 
 
-class _Wording(NamedTuple):
+class _Wording(Noun):
     """One section with its settings, and a way to complain about them."""
 
     givers: Givers

@@ -1,11 +1,12 @@
 """Every setting there is: one entry each. Validation, defaults, hints and listings follow."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
 from pgstats import catalogue
 from pgstats.config import values
 from pgstats.config.values import Parser
 from pgstats.model import PGBOUNCER, POSTGRES
+from pgstats.noun import Noun
 
 TOP = ""
 STATSD = "statsd"
@@ -23,7 +24,7 @@ RESERVED_TAGS = RESERVED | frozenset(
 )
 
 
-class Setting(NamedTuple):
+class Setting(Noun):
     """One key of the file.
 
     ``default`` is written as in the file; None is worked out when the rest is known. ``option``

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from rich.text import Text
 
 from pgstats.model import Table
+from pgstats.noun import Noun
 from pgstats.printing import escaped
 from pgstats.screen.layout import shared
 from pgstats.screen.picture import Before, Signs, notes, picture
 
 
-class Part(NamedTuple):
+class Part(Noun):
     """One table of a page, and the numbers that it had on the page before."""
 
     title: str

@@ -5,19 +5,22 @@ left the budget. A target that is down, and a query or a database that failed, a
 that all their rows stay. A database that is no longer listed takes its rows with it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import compress, repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 from pgstats.catalogue import QUERIES
 from pgstats.catalogue.postgres import DATABASE
 from pgstats.model import OTHER, POSTGRES, Frame, Metric, Number, Query, Question, Row
+from pgstats.noun import Noun
 
 Memory = dict[str, Any]
 Names = tuple[str, ...]
 
 
-class _Place(NamedTuple):
+class _Place(Noun):
     """Where rows are told apart by their labels alone."""
 
     family: str
@@ -32,7 +35,7 @@ _Rows = dict[Row, Names]
 _Places = dict[_Place, _Rows]
 
 
-class _Answer(NamedTuple):
+class _Answer(Noun):
     """What one or more questions answered of the same rows."""
 
     labels: Sequence[Sequence[Any]]  # columns

@@ -1,11 +1,14 @@
 """What a cause is, and what is known when one is looked for."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from pgstats.evidence import Client, Holder, Record, Remedy, Sample
+from pgstats.noun import Noun
 from pgstats.why.heaps import Heap
 from pgstats.why.holders import holders, label, owners
 from pgstats.why.workers import Crew
@@ -162,7 +165,7 @@ class Case:
         return alone and any(heap.over and self.in_vain(holder, heap) for heap in self.heaps or ())
 
 
-class Found(NamedTuple):
+class Found(Noun):
     """One cause at work: what proves it, whom it hits, and what would end it.
 
     ``evidence`` is by the names of the columns it comes from; ``values`` are further words for the
@@ -172,7 +175,7 @@ class Found(NamedTuple):
     culprit and who is behind it; ``client`` and ``blocker`` are their applications, once traced.
     """
 
-    cause: "Cause"
+    cause: Cause
     severity: str
     evidence: Record
     values: Mapping[str, Any] = {}
@@ -193,7 +196,7 @@ class Found(NamedTuple):
     limits: tuple[str, ...] = ()
 
 
-class Cause(NamedTuple):
+class Cause(Noun):
     """One reason why dead rows stay.
 
     ``detect`` finds it in a `Case`. ``summary``, ``remedies`` and ``prevention`` are templates over
@@ -205,7 +208,7 @@ class Cause(NamedTuple):
     id: str
     help: str
     severities: tuple[str, ...]
-    detect: Callable[["Cause", Case], Iterable[Found]]
+    detect: Callable[[Cause, Case], Iterable[Found]]
     summary: str
     remedies: tuple[Remedy, ...] = ()
     prevention: tuple[str, ...] = ()

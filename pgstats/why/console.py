@@ -11,9 +11,9 @@ from calendar import timegm
 from collections import defaultdict
 from collections.abc import Iterator
 from ipaddress import IPv6Address, ip_address
-from typing import NamedTuple
 
 from pgstats.evidence import Links, Record
+from pgstats.noun import Noun
 
 #: How sure it is that a pooler's connection is a session, best first: both ends name the same
 #: socket; both are unix sockets, and user, database and time agree; only these agree.
@@ -29,7 +29,7 @@ _UTC = ("UTC", "GMT", "UCT", "Z")
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d) ?(.*)")
 
 
-class Moment(NamedTuple):
+class Moment(Noun):
     """A point in time as the clock of a zone shows it, in seconds since 1970 there."""
 
     seconds: float
@@ -65,7 +65,7 @@ def address(text: object) -> str:
     return str(mapped or found)
 
 
-class End(NamedTuple):
+class End(Noun):
     """A connection as the side that took it shows it, to be found on the side that made it.
 
     ``pid`` is that of PostgreSQL's process; a pooler has none for a connection. ``name`` is the

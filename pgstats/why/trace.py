@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from pgstats.evidence import Client, Links, Record
+from pgstats.noun import Noun
 from pgstats.why.console import (
     PROOFS,
     UNIX,
@@ -48,7 +48,7 @@ _SUFFIX = re.compile(
 )
 
 
-class Trail(NamedTuple):
+class Trail(Noun):
     """Where a session comes from: its client, or the reason why it is not traceable.
 
     The reason is `DIRECT` where no pooler stands between: the session's own ``client_addr`` is the
@@ -134,7 +134,7 @@ class _LostError(Exception):
         self.again = again
 
 
-class _Made(NamedTuple):
+class _Made(Noun):
     """A server connection of a pooler, and the proof that it leads where it is looked for."""
 
     console: Console
@@ -163,7 +163,7 @@ class _Made(NamedTuple):
         return client
 
 
-class _Way(NamedTuple):
+class _Way(Noun):
     """The poolers from a session on, nearest first, as far as they could be followed."""
 
     made: tuple[_Made, ...]

@@ -1,11 +1,13 @@
 """Judges a case: which causes are at work, in which order, and what may have been overlooked."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from pgstats.evidence import CRITICAL, INFO, SEVERITIES, Innocent, Limit, Sample
 from pgstats.model import Failure
+from pgstats.noun import Noun
 from pgstats.why import looks
 from pgstats.why.cause import Case, Found
 from pgstats.why.causes import CAUSES
@@ -15,7 +17,7 @@ from pgstats.why.words import identifier
 CLEAR, HELD, UNKNOWN = "clear", "held", "unknown"
 
 
-class Verdict(NamedTuple):
+class Verdict(Noun):
     """What is to be said of one cluster: ``verdict`` is clear, held or unknown."""
 
     verdict: str

@@ -1,15 +1,17 @@
 """Who vacuums which heap in a sample."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from pgstats.evidence import Record, Sample
+from pgstats.noun import Noun
 from pgstats.why.heaps import Heap
 
 WORKER = "autovacuum worker"
 
 
-class Worker(NamedTuple):
+class Worker(Noun):
     """A worker at a heap: its session, and how far it is ({} while it waits to begin)."""
 
     session: Record

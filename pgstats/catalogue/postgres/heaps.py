@@ -5,12 +5,15 @@ rules are those of relation_needs_vacanalyze in PostgreSQL's autovacuum.c, in it
 (single precision), so that ``ratio > 1`` is its decision and not an estimate of it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+
+from pgstats.noun import Noun
 
 
-class _Parameter(NamedTuple):
+class _Parameter(Noun):
     """One of autovacuum's parameters: a setting, which an option of a heap can override.
 
     ``option`` is the storage parameter's name where it is not the setting's. A server before
