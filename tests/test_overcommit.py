@@ -13,7 +13,7 @@ from pgstats.ask import asker
 from pgstats.ask.place import behind, reached
 from pgstats.model import PGBOUNCER, POSTGRES, Failure, Frame, Poll, Site, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, conninfo
-from pgstats.shape import commit, derived, overcommit, retired
+from pgstats.shape import commit, derived, leading, overcommit, retired
 from pgstats.spell import DIALECTS, Speller
 from pgstats.state import State
 from tests.program import gauges, pgstats
@@ -162,7 +162,7 @@ def test_an_answer_counts_until_it_is_stale(polls: tuple[Poll, Poll]) -> None:
     known = state.of(front.target, front.identity)
 
     def at(now: float) -> Any:
-        return numbers(overcommit(main, [state.memories(front.target)], now))
+        return numbers(overcommit(main, leading([state.memories(front.target)]), now))
 
     assert at(1000) == "unknown", "not asked yet"
     commit(front, known, 1000)
@@ -172,7 +172,7 @@ def test_an_answer_counts_until_it_is_stale(polls: tuple[Poll, Poll]) -> None:
     assert at(1031) == "unknown", "three intervals later"
     commit(front, known, 1040)
     assert at(1041)[:2] == (4, OPEN)
-    assert numbers(overcommit(main, [], 1041)) is None, "no PgBouncer is polled any more"
+    assert numbers(overcommit(main, leading([]), 1041)) is None, "no PgBouncer is polled any more"
 
 
 def test_silence_concerns_those_alone_that_it_led_to(polls: tuple[Poll, Poll]) -> None:
@@ -180,7 +180,7 @@ def test_silence_concerns_those_alone_that_it_led_to(polls: tuple[Poll, Poll]) -
     known: dict[str, Any] = {}
     front.leads = {name: Site(("192.0.2.7",), "5432") for name in front.leads}
     commit(front, known, 1000)
-    assert numbers(overcommit(main, [[known]], 2000)) is None
+    assert numbers(overcommit(main, leading([[known]]), 2000)) is None
 
 
 def test_each_process_behind_a_port_has_pools_of_its_own(polls: tuple[Poll, Poll]) -> None:
@@ -190,7 +190,7 @@ def test_each_process_behind_a_port_has_pools_of_its_own(polls: tuple[Poll, Poll
         one = front.but(target=front.target._replace(peer=peer))
         commit(one, state.of(one.target), 1000)
     commit(Poll(front.target), state.of(front.target), 1000)  # the group, which leads nowhere
-    found = overcommit(main, [state.memories(front.target)], 1000)
+    found = overcommit(main, leading([state.memories(front.target)]), 1000)
     assert numbers(found)[:2] == (8, 2 * OPEN)
 
 
@@ -199,7 +199,7 @@ def test_one_of_several_processes_says_nothing_of_the_others(polls: tuple[Poll, 
     front.shared = True
     known: dict[str, Any] = {}
     commit(front, known, 1000)
-    assert numbers(overcommit(main, [[known]], 1000)) == (4, None, None)
+    assert numbers(overcommit(main, leading([[known]]), 1000)) == (4, None, None)
 
 
 def test_without_a_limit_there_is_no_sum(polls: tuple[Poll, Poll]) -> None:
@@ -215,10 +215,10 @@ def test_without_a_limit_there_is_no_sum(polls: tuple[Poll, Poll]) -> None:
     known: dict[str, Any] = {}
     front.version = 11800
     commit(front, known, 1000)
-    assert numbers(overcommit(main, [[known]], 1000))[:2] == (4, 2 * 2 + 4)
+    assert numbers(overcommit(main, leading([[known]]), 1000))[:2] == (4, 2 * 2 + 4)
     front.version = 12400
     commit(front, known, 1000)
-    assert numbers(overcommit(main, [[known]], 1000)) == (4, None, None)
+    assert numbers(overcommit(main, leading([[known]]), 1000)) == (4, None, None)
 
 
 @pytest.mark.parametrize("change", [{"hosts": ("192.0.2.7",)}, {"port": "1"}])
@@ -229,7 +229,7 @@ def test_pools_that_lead_elsewhere_are_left_out(
     front.leads["small"] = front.leads["small"]._replace(**change)
     known: dict[str, Any] = {}
     commit(front, known, 1000)
-    assert numbers(overcommit(main, [[known]], 1000))[:2] == (2, 4)
+    assert numbers(overcommit(main, leading([[known]]), 1000))[:2] == (2, 4)
 
 
 def test_a_server_that_cannot_be_chosen_between_is_no_sum(polls: tuple[Poll, Poll]) -> None:
@@ -238,7 +238,7 @@ def test_a_server_that_cannot_be_chosen_between_is_no_sum(polls: tuple[Poll, Pol
     front.leads["small"] = there._replace(hosts=(*there.hosts, "other"), several=True)
     known: dict[str, Any] = {}
     commit(front, known, 1000)
-    assert numbers(overcommit(main, [[known]], 1000)) == (4, None, None)
+    assert numbers(overcommit(main, leading([[known]]), 1000)) == (4, None, None)
 
 
 # ---- where servers are

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from pgstats.ask import verbose
@@ -235,6 +236,7 @@ class Connection:
         """The server's version as libpq numbers it, 150018 or 11800."""
         return int(self._raw.server_version)
 
+    @cached_property
     def place(self) -> Site:
         """Where the server is that answers."""
         return reached(self._raw.info.dsn_parameters)

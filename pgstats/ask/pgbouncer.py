@@ -149,7 +149,7 @@ class _Visit:
         poll = self.poll
         poll.version = console.version
         poll.process = console.process()
-        poll.place = console.place()
+        poll.place = console.place
         for query in lacking(self.target, console.version):
             self._miss(query)
         queries = wanted(self.target, console.version)

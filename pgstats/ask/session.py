@@ -76,7 +76,7 @@ class Session:
 
     def place(self) -> Site | None:
         """Where the server is; behind a pool only PgBouncer knows."""
-        return None if self._pooled else self._connection.place()
+        return None if self._pooled else self._connection.place
 
     @property
     def version(self) -> int:

@@ -33,6 +33,8 @@ GRACE = 1.0  # seconds an asker may need beyond its timeout to give up
 
 _LOOK_EVERY = 1.0  # seconds; the kernel's table of receivers has all sockets of the machine
 
+_GATHER_EVERY = 1.0  # seconds; each of many clusters would look at each of many PgBouncers
+
 _MOST = 0.9  # of the time for shipping; the rest is for the account of what did not fit into that
 
 _T = TypeVar("_T")
@@ -93,6 +95,8 @@ class Cycle:
         self.fault = ""  # what was wrong with the last shipment
         self._looked = -math.inf  # when the receiver's drops were looked up
         self._lost_there: int | None = None
+        self._gathered = -math.inf  # when it was looked up which PgBouncers lead where
+        self._leading: shape.Leading | None = None
         statsd = config.statsd
         self.wire = to or wire(statsd.url, rate=statsd.rate, max_packet=statsd.max_packet)
         self._tally = tally or _Tally()
@@ -159,7 +163,10 @@ class Cycle:
             shape.commit(poll, memory, self._tally.epoch + poll.at)
 
     def _overcommit(self, poll: Poll, at: float) -> list[Frame]:
-        return shape.overcommit(poll, map(self._state.memories, self._fronts), at)
+        if not 0 <= at - self._gathered < _GATHER_EVERY:
+            self._leading = shape.leading(map(self._state.memories, self._fronts))
+            self._gathered = at
+        return shape.overcommit(poll, self._leading, at)
 
     def _shaped(self, poll: Poll, skipped_runs: int) -> Shaped:
         """All that is to be said of a target, and of how that went."""

@@ -2,16 +2,18 @@
 
 from pgstats.shape.derived import derived
 from pgstats.shape.group import spread
-from pgstats.shape.overcommit import commit, overcommit
+from pgstats.shape.overcommit import Leading, commit, leading, overcommit
 from pgstats.shape.own import frames, job, shipping
 from pgstats.shape.retired import ended, restore, retired
 
 __all__ = [
+    "Leading",
     "commit",
     "derived",
     "ended",
     "frames",
     "job",
+    "leading",
     "overcommit",
     "restore",
     "retired",

@@ -21,6 +21,8 @@ from pgstats.model import Frame, Number, Poll, Row, Site
 from pgstats.shape.column import column
 
 Memory = dict[str, Any]
+#: By port: the hosts that a database is on, until when that counts, its pools, and their servers.
+Leading = dict[str, list[tuple[list[str], float, int, Number | None]]]
 
 #: Intervals of a PgBouncer after which what it said last counts no more.
 STALE = 3
@@ -100,27 +102,35 @@ def _size(
     return size + (reserve or 0)
 
 
-def overcommit(poll: Poll, fronts: Iterable[Sequence[Memory]], now: float) -> list[Frame]:
-    """What leads to a polled cluster, where all of it is known.
+def leading(fronts: Iterable[Sequence[Memory]]) -> Leading | None:
+    """What leads where; None as long as one of the PgBouncers is not known at all.
 
     ``fronts`` is what is remembered of each polled PgBouncer: a memory for each of its processes.
-    A cluster that none leads to gets a frame without a row.
     """
-    if poll.place is None:
-        return []
-    found: list[tuple[int, Number | None]] = []
-    ours, there = set(poll.place.hosts), poll.place.port
+    found: Leading = {}
     for memories in fronts:
         known = [memory["commitments"] for memory in memories if "commitments" in memory]
         if not known:
-            return []
+            return None
         for one in known:
             for hosts, port, pools, size in one["databases"]:
-                if port == there and not ours.isdisjoint(hosts):
-                    if one["until"] < now:
-                        return []
-                    found.append((pools, size))
-    return [poll.target.frame(OVERCOMMIT, OVERCOMMIT.metrics, _rows(poll, found))]
+                found.setdefault(port, []).append((hosts, one["until"], pools, size))
+    return found
+
+
+def overcommit(poll: Poll, fronts: Leading | None, now: float) -> list[Frame]:
+    """What leads to a polled cluster, where all of it is known.
+
+    A cluster that none leads to gets a frame without a row.
+    """
+    if poll.place is None or fronts is None:
+        return []
+    ours = set(poll.place.hosts)
+    found = [one for one in fronts.get(poll.place.port, ()) if not ours.isdisjoint(one[0])]
+    if any(until < now for _, until, _, _ in found):
+        return []
+    rows = _rows(poll, [(pools, size) for _, _, pools, size in found])
+    return [poll.target.frame(OVERCOMMIT, OVERCOMMIT.metrics, rows)]
 
 
 def _rows(poll: Poll, found: Sequence[tuple[int, Number | None]]) -> list[Row]:
