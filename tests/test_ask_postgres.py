@@ -243,6 +243,20 @@ def test_prepared_statements_that_are_lost_cost_no_answer(cluster: Cluster, data
         assert not prepared(asks)
 
 
+def test_no_two_connections_call_a_statement_the_same(cluster: Cluster) -> None:
+    """Behind a pool that nobody told us of one would else execute the other's."""
+    with (
+        closing(Session(target(cluster), time.monotonic() + 30)) as one,
+        closing(Session(target(cluster), time.monotonic() + 30)) as other,
+    ):
+        names = [
+            [session.ask("SELECT name FROM pg_prepared_statements", None, "x") for _ in range(3)]
+            for session in (one, other)
+        ]
+        first, second = (found[-1][1] for found in names)
+    assert len({*first, *second}) == 2
+
+
 def test_what_cannot_be_prepared_is_asked_as_it_is(cluster: Cluster) -> None:
     session = Session(target(cluster), time.monotonic() + 30)
     with closing(session):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from pgstats.ask.answer import Columns, Rows
@@ -37,6 +38,8 @@ class Prepared:
         self._connection = connection
         self._known: dict[str, _Statement] = {}
         self._count = 0
+        # Where something in between pools connections, nobody is to execute another's statement.
+        self._mark = os.urandom(4).hex()
         self._able = True
 
     def ask(self, sql: str, parameters: _Parameters, stage: str) -> tuple[Columns, Rows]:
@@ -62,7 +65,7 @@ class Prepared:
             return False
         if not last.name:
             self._count += 1
-            name = f'"pgstats {self._count}: {stage}"'  # as pg_stat_activity shows it
+            name = f'"pgstats {self._count}: {stage} {self._mark}"'  # as pg_stat_activity has it
             last.able = self._tried(f"PREPARE {name} AS {sql}", parameters, stage)
             last.name = name if last.able else ""
         return last.able
