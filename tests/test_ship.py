@@ -23,7 +23,7 @@ from pgstats.catalogue.own import LOSSES
 from pgstats.errors import ShipError
 from pgstats.lookup import LookupFailed
 from pgstats.ship import Paper, Wire, cure, cut, said, wire
-from pgstats.ship.base import reason
+from pgstats.ship.base import Lost, reason
 from pgstats.ship.kernel import drops
 from pgstats.ship.pace import BURST, FIRST_REST, LONGEST_REST, Pace, Rest
 from pgstats.sink import Sink, series
@@ -471,6 +471,54 @@ def test_a_late_refusal_is_counted_and_the_next_packet_goes_out(wires: Wires) ->
     assert (ours.counts["packets"], ours.counts["errors"]) == (2, 1)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("packets", [3, 200])
+def test_one_that_is_gone_amid_a_shipment_has_all_that_counts_as_sent(
+    packets: int, host: str, wires: Wires
+) -> None:
+    """Whichever of the packets that go out together is the first to be refused."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    url = f"udp://[{host}]" if ":" in host else f"udp://{host}"
+    text = "".join(f"{'x' * 50}_{n}:1|g\n" for n in range(packets))
+    for _ in range(20):
+        with socket.socket(family, socket.SOCK_DGRAM) as receiver:
+            receiver.bind((host, 0))
+            ours = wires(f"{url}:{receiver.getsockname()[1]}", rate=0, max_packet=64)
+            gone = threading.Thread(target=hears_no_others_from_now_on, args=(receiver,))
+            gone.start()
+            assert ours.ship("first:1|g\n", 30)
+            while ours.ship(text, 30):
+                pass
+            gone.join()
+            lost = ours.lost()
+            receiver.setblocking(False)
+            arrived = 1
+            with suppress(BlockingIOError):
+                while receiver.recv(100):
+                    arrived += 1
+        assert ours.fault == "Connection refused"
+        assert ours.counts["packets"] == arrived + (lost or 0)
+        assert (ours.counts["packets"] + ours.counts["errors"]) % packets == 1
+        assert ours.drops["refused"] == ours.counts["errors"] > 0
+
+
+@pytest.mark.parametrize("packets", [1, 2, 9])
+def test_a_refusal_is_told_by_the_next_packet_or_in_the_end(packets: int, wires: Wires) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        ours = wires(f"udp://127.0.0.1:{receiver.getsockname()[1]}")
+        assert ours.ship("first:1|g")
+    with pytest.raises(Lost) as told:
+        ours._send_more(ours._socket, [b"more:1|g"] * packets)
+    assert told.value.out == 1, "the first, which was there before"
+
+
+def hears_no_others_from_now_on(receiver: socket.socket) -> None:
+    """Once one has come, refuse what is sent by anybody but itself; what has come stays."""
+    receiver.recv(100)
+    receiver.connect(receiver.getsockname())
+
+
 # ---- receivers that stall
 
 Stalled = dict[str, tuple[str, socket.socket]]
@@ -560,6 +608,26 @@ def test_one_that_reads_again_gets_whole_lines_on_the_same_socket(
         b"pgstats.test.gauge_"
     }
     assert all(line.endswith(b"|g") for line in lines)
+
+
+@pytest.mark.parametrize("buffer", [1 << 13, 1 << 14, 1 << 16])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_packets_that_go_out_together_fit_into_the_kernel_s_buffer(
+    kind: str, buffer: int, stalled: Stalled, wires: Wires
+) -> None:
+    """However small it is: one that stalls never holds half a line."""
+    ours = wires(stalled[kind][0])
+    assert ours.ship("x:1|g\n")
+    ours._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+    with stalled[kind][1].accept()[0] as receiver:
+        assert not ours.ship(LINES * 400, 1)
+        assert ours._socket, "no line was left unfinished"
+        sent = ours.counts["lines"]
+        ours.close()
+        with receiver.makefile("rb") as file:
+            lines = file.read().splitlines(keepends=True)
+    assert len(lines) == sent > 100
+    assert all(line.endswith(b"|g\n") for line in lines)
 
 
 def read_lines(sock: socket.socket, into: list[bytes]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 
 from statsd.client.base import PipelineBase, StatsClientBase
 
@@ -18,6 +19,7 @@ from pgstats.ship.packets import packed
 PATIENCE = 2.0  # seconds a look-up, a connect or a stalled receiver may take
 READ_WITHIN = 1.0  # seconds in which a receiver that is well reads what a probe sent
 GIVE_UP_AFTER = 3  # packets refused in a row, then the rest of a shipment is dropped
+AT_ONCE = 64  # packets between two looks at the clock, while all is well
 
 _REASONS = {
     errno.ECONNREFUSED: "refused",
@@ -39,7 +41,14 @@ _CURES = {
 
 
 class Lost(OSError):
-    """A packet that is not to be tried again: that might send it twice, or hide the loss."""
+    """A packet that is not to be tried again: that might send it twice, or hide the loss.
+
+    Of those that were handed over together, so many before it are ``out``.
+    """
+
+    def __init__(self, *what: int | str | None, out: int = 0) -> None:
+        super().__init__(*what)
+        self.out = out
 
 
 class Stalled(Lost):
@@ -104,11 +113,11 @@ class Wire(StatsClientBase):  # type: ignore[misc]
         finally:
             self._sending.release()
 
-    def _drop(self, packets: Iterator[bytes]) -> str:
+    def _drop(self, texts: Iterator[list[bytes]]) -> str:
         """Count packets as lost: the time was up before another's shipment was through."""
         late = TimeUp("took too long")
-        for packet in packets:
-            self._count(packet, late)
+        for packets in texts:
+            self._count(packets, late)
         return self._blame(late)
 
     def _blame(self, fault: OSError | None) -> str:
@@ -144,52 +153,63 @@ class Wire(StatsClientBase):  # type: ignore[misc]
         return 0
 
     def _knock(self, until: float) -> None:
-        self._put(b"\n", until)
+        self._put([b"\n"], until)
 
-    def _offer(self, packets: Iterator[bytes], until: float) -> OSError | None:
+    def _offer(self, texts: Iterator[list[bytes]], until: float) -> OSError | None:
         """Put packets on the wire as long as there is hope; says what went wrong first.
 
-        What is not tried is lost for the reason that took the hope.
+        They go out together while all is well, and one by one at first and after trouble. What
+        is not tried is lost for the reason that took the hope.
         """
         start = time.monotonic()
         first = hopeless = self._rest.fault()
-        refused = 0
-        for packet in packets:
-            fault = hopeless or self._tried(packet, until)
-            self._count(packet, fault)
-            refused = refused + 1 if fault else 0
-            first = first or fault
-            if refused == GIVE_UP_AFTER or isinstance(fault, (TimeUp, *self.tiring)):
-                hopeless = hopeless or fault
+        refused, together = 0, 1
+        for packets in texts:
+            at = 0
+            while at < len(packets) and not hopeless:
+                out, fault = self._tried(packets[at : at + together], until)
+                self._count(packets[at : at + out], None)
+                at += out
+                refused, together = (refused + 1, 1) if fault else (0, AT_ONCE)
+                if fault:
+                    self._count(packets[at : at + 1], fault)
+                    at += 1
+                    first = first or fault
+                if refused == GIVE_UP_AFTER or isinstance(fault, (TimeUp, *self.tiring)):
+                    hopeless = fault
+            self._count(packets[at:], hopeless)
         self.counts["seconds"] += time.monotonic() - start
         return first
 
-    def _tried(self, packet: bytes, until: float) -> OSError | None:
-        """What came of handing over a packet."""
+    def _tried(self, packets: list[bytes], until: float) -> tuple[int, OSError | None]:
+        """How many packets were handed over, and what happened to the one behind them."""
         try:
-            self._put(packet, until)
+            out = self._put(packets, until)
         except OSError as error:
             fault = kept(error)
             if isinstance(fault, self.tiring) and not isinstance(fault, TimeUp):
                 self._rest.begin(fault)
-            return fault
+            return fault.out if isinstance(fault, Lost) else 0, fault
         self._rest.end()
-        return None
+        return out, None
 
-    def _count(self, packet: bytes, fault: OSError | None) -> None:
-        lines = packet.count(b"\n") + 1
+    def _count(self, packets: Sequence[bytes], fault: OSError | None) -> None:
+        lines = len(packets) + sum(map(bytes.count, packets, repeat(b"\n")))
         with self._counting:
             if fault:
-                self.counts["errors"] += 1
+                self.counts["errors"] += len(packets)
                 self.counts["dropped"] += lines
                 self.drops[reason(fault)] += lines
                 return
             self.counts["lines"] += lines
-            self.counts["packets"] += 1
-            self.counts["bytes"] += len(packet)
+            self.counts["packets"] += len(packets)
+            self.counts["bytes"] += sum(map(len, packets))
 
-    def _put(self, packet: bytes, until: float) -> None:
-        """Hand one packet to the receiver or raise OSError."""
+    def _put(self, packets: list[bytes], until: float) -> int:
+        """Hand packets to the receiver until one meets trouble; says how many.
+
+        Raises OSError if the first does.
+        """
         raise NotImplementedError
 
     def _send(self, data: str) -> None:
@@ -210,8 +230,9 @@ class Paper(Wire):
         super().__init__("", max_packet)
         self.packets: list[bytes] = []
 
-    def _put(self, packet: bytes, until: float) -> None:  # noqa: ARG002
-        self.packets.append(packet)
+    def _put(self, packets: list[bytes], until: float) -> int:  # noqa: ARG002
+        self.packets += packets
+        return len(packets)
 
 
 def reason(fault: OSError) -> str:

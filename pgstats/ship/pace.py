@@ -24,19 +24,20 @@ class Pace:
         self._tokens = float(BURST)
         self._at = clock()
 
-    def take(self, seconds: float) -> bool:
-        """Wait until one more packet may go; False, and no wait, if that takes any longer."""
+    def take(self, seconds: float, most: int = 1) -> int:
+        """Wait until a packet may go; says how many may, 0, and no wait, if that takes longer."""
         if not self._rate:
-            return True
+            return most
         self._refill()
         wait = (1 - self._tokens) / self._rate
         if wait > seconds:
-            return False
+            return 0
         if wait > 0:
             self._sleep(wait)
             self._refill()
-        self._tokens -= 1
-        return True
+        taken = max(1, min(most, int(self._tokens)))
+        self._tokens -= taken
+        return taken
 
     def _refill(self) -> None:
         now = self._clock()

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 
-def packed(texts: Iterable[str], size: int) -> Iterator[bytes]:
+def packed(texts: Iterable[str], size: int) -> Iterator[list[bytes]]:
     """The packets of texts of whole lines, each text asked for when those before it are out."""
     rest = b""
     for text in texts:
         data = text.encode(errors="replace")
         *whole, rest = cut(rest + b"\n" + data if rest else data, size) or [b""]
-        yield from whole
+        yield whole
     if rest:
-        yield rest
+        yield [rest]
 
 
 def cut(data: bytes, size: int) -> list[bytes]:
@@ -22,27 +22,23 @@ def cut(data: bytes, size: int) -> list[bytes]:
     A negative gauge stays with the zero in front of it: in two packets they could be swapped.
     """
     data = data.rstrip(b"\n")
-    signed = b"-" in data  # found quickly, and rarely part of a name
+    signed = b"-" in data  # found quickly
     found, start = [], 0
-    while start < len(data):
+    while len(data) - start > size:
         end = data.rfind(b"\n", start, start + size + 1)
-        if signed or end < 0 or len(data) - start <= size:
-            end = _end(data, start, size)
+        if end < 0 or (signed and _paired(data, end)):
+            end = _end(data, start, end)
         if end > start:
             found.append(data[start:end])
         start = end + 1
-    return found
+    return [*found, data[start:]] if start < len(data) else found
 
 
-def _end(data: bytes, start: int, size: int) -> int:
-    """Where the packet ends that starts there: as late as fits, but after one line or pair."""
-    if len(data) - start <= size:
-        return len(data)
-    end = data.rfind(b"\n", start, start + size + 1)
-    if end >= 0 and _paired(data, end):
-        end = data.rfind(b"\n", start, end)
-    if end >= 0:
-        return end
+def _end(data: bytes, start: int, end: int) -> int:
+    """Where a packet ends that cannot end there: before that pair, else after one line or pair."""
+    before = data.rfind(b"\n", start, max(start, end))
+    if before >= 0:
+        return before
     end = data.find(b"\n", start)
     if end >= 0 and _paired(data, end):
         end = data.find(b"\n", end + 1)
@@ -51,5 +47,7 @@ def _end(data: bytes, start: int, size: int) -> int:
 
 def _paired(data: bytes, end: int) -> bool:
     """Whether the line that ends there is the zero of the negative gauge in the next."""
-    name, zero, _ = data[data.rfind(b"\n", 0, end) + 1 : end].partition(b":0|")
-    return bool(zero) and data.startswith(name + b":-", end + 1)
+    sign = data.find(b":-", end + 1, data.find(b"\n", end + 1))
+    if sign < 0:
+        return False
+    return data.startswith(data[end + 1 : sign] + b":0|", data.rfind(b"\n", 0, end) + 1)

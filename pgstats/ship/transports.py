@@ -13,6 +13,7 @@ import select
 import socket
 import sys
 import time
+from itertools import accumulate, takewhile
 
 from pgstats.errors import ShipError, kept
 from pgstats.lookup import LookupFailed, addresses, is_name
@@ -49,8 +50,8 @@ class _SocketWire(Wire):
         self._stalled_at = 0.0  # when its receiver stopped reading, 0 while it reads
         self._socket: socket.socket | None = None
 
-    def _put(self, packet: bytes, until: float) -> None:
-        """Hand a packet to the first address that takes it (localhost may be ::1 or 127.0.0.1).
+    def _put(self, packets: list[bytes], until: float) -> int:
+        """Hand packets to the first address that takes one (localhost may be ::1 or 127.0.0.1).
 
         An open socket may have failed because the receiver was started anew: its address is
         tried again.
@@ -59,7 +60,7 @@ class _SocketWire(Wire):
         fault = OSError()
         for _ in range(len(self._addresses) + (self._socket is not None)):
             try:
-                self._hand(self._connected(until), packet, until)
+                out = self._hand(self._connected(until), packets, until)
             except TimeUp:
                 raise
             except OSError as error:
@@ -70,7 +71,7 @@ class _SocketWire(Wire):
                 raise
             else:
                 self._stalled_at = 0.0
-                return
+                return out
             if isinstance(fault, Lost):
                 break
         self._look_up_at = min(self._look_up_at, time.monotonic() + PATIENCE)
@@ -86,8 +87,8 @@ class _SocketWire(Wire):
         self._turn += 1
         self.close()
 
-    def _hand(self, to: socket.socket, packet: bytes, until: float) -> None:
-        """Send a packet; raises `OSError` if that cannot be done by then."""
+    def _hand(self, to: socket.socket, packets: list[bytes], until: float) -> int:
+        """Send packets, says how many; raises `OSError` if the first cannot be sent by then."""
         raise NotImplementedError
 
     def _known(self) -> bool:
@@ -167,12 +168,17 @@ class DatagramWire(_SocketWire):
         """Whether packets go out now: by UDP, to an address that is known."""
         return not self._unix and self._known()
 
-    def _put(self, packet: bytes, until: float) -> None:
-        if not self._pace.take(until - time.monotonic()):
+    def _put(self, packets: list[bytes], until: float) -> int:
+        allowed = self._pace.take(until - time.monotonic(), len(packets))
+        if not allowed:
             raise TimeUp("took too long")
-        super()._put(packet, until)
+        return super()._put(packets[:allowed], until)
 
-    def _hand(self, to: socket.socket, packet: bytes, until: float) -> None:
+    def _hand(self, to: socket.socket, packets: list[bytes], until: float) -> int:
+        self._send_one(to, packets[0], until)
+        return self._send_more(to, packets[1:]) if len(packets) > 1 else 1
+
+    def _send_one(self, to: socket.socket, packet: bytes, until: float) -> None:
         left = _left(until)
         try:
             try:
@@ -195,12 +201,30 @@ class DatagramWire(_SocketWire):
         if not self._unix and (fault := to.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
             raise OSError(fault, os.strerror(fault))
 
+    def _send_more(self, to: socket.socket, packets: list[bytes]) -> int:
+        """Send what follows until one meets trouble, which is left to be met again.
+
+        But a refusal is told once, by the packet behind or in the end: the last one sent is lost.
+        """
+        out = 1
+        try:
+            for _ in map(to.send, packets):
+                out += 1
+        except ConnectionRefusedError as error:
+            if not self._unix:
+                raise Lost(error.errno, error.strerror, out=out - 1) from error
+        except OSError:
+            pass
+        if not self._unix and (fault := to.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+            raise Lost(fault, os.strerror(fault), out=out - 1)
+        return out
+
     def _knock(self, until: float) -> None:
         """Send two datagrams: another host's refusal of the first is told to the second."""
-        self._put(b"\n", until)
+        super()._knock(until)
         if not self._unix:
             time.sleep(ANSWER)
-            self._put(b"\n", until)
+            super()._knock(until)
 
 
 class StreamWire(_SocketWire):
@@ -214,8 +238,8 @@ class StreamWire(_SocketWire):
             self.close()
         return super()._connected(until)
 
-    def _hand(self, to: socket.socket, packet: bytes, until: float) -> None:
-        """Send a packet once there is room for it, so that a receiver which stalls has whole lines.
+    def _hand(self, to: socket.socket, packets: list[bytes], until: float) -> int:
+        """Send packets once there is room for them: a receiver which stalls has whole lines.
 
         Room is a quarter of the kernel's buffer or more. Only of a packet that is larger, or on
         a connection that breaks, a part may be left behind: then the stream ends there. It is
@@ -223,11 +247,18 @@ class StreamWire(_SocketWire):
         """
         if not _has_room(to, _left(until)):
             raise Stalled
+        out = _fitting(packets, to.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 8)
         to.settimeout(_left(until))
         try:
-            to.sendall(packet + b"\n")
+            to.sendall(b"\n".join([*packets[:out], b""]))
         except TimeoutError as error:
             raise Stalled(whole=False) from error
+        return out
+
+
+def _fitting(packets: list[bytes], size: int) -> int:
+    """How many of the packets are no larger together; at least one."""
+    return max(1, sum(1 for _ in takewhile(size.__ge__, accumulate(map(len, packets)))))
 
 
 def _has_room(stream: socket.socket, seconds: float) -> bool:
