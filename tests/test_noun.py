@@ -131,16 +131,3 @@ def test_whoever_is_constructed_first_makes_the_constructor(first: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "7 Child Kind Kind(field=2)\n[True, False]\n"
-
-
-def test_a_start_compiles_no_annotation() -> None:
-    """As typing does for each that is text; click's own are not ours to change."""
-    program = (
-        "import sys, typing, click\n"
-        "def refuse(self, text, *more, **named):\n"
-        "    sys.exit(f'compiles {text}')\n"
-        "typing.ForwardRef.__init__ = refuse\n"
-        "import pgstats.cli.cycle, pgstats.cli.why, pgstats.ask.postgres, pgstats.ask.pgbouncer\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
