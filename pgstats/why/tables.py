@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pgstats.model import OTHER, Frame, Number, Row
@@ -61,12 +61,13 @@ def _brought_up_to_date(
     alike: dict[Row, Row] = {}  # most tables are like many others
     seen = in_vain = 0
     for frame in frames:
-        for table, manual, auto, dead, *ages in zip(
+        for (schema, table), manual, auto, dead, *ages in zip(
             _tables(frame), *_columns(frame, *_VACUUMS), strict=True
         ):
-            if table is None:
+            if table is OTHER:  # what is folded is no table
                 continue
-            last, vacuums = known.get(table), int((manual or 0) + (auto or 0))
+            tables = known.setdefault(schema, {})
+            last, vacuums = tables.get(table), int((manual or 0) + (auto or 0))
             if last is None or vacuums != last[0]:
                 vain = (
                     last is not None
@@ -75,14 +76,19 @@ def _brought_up_to_date(
                     and _held(ages, case, database)
                 )
                 last = (vacuums, int(dead or 0), int(vain))
-                known[table] = alike.setdefault(last, last)
+                tables[table] = alike.setdefault(last, last)
             seen += 1
             in_vain += last[2]
-    if len(known) > seen:
-        there = {table for frame in frames for table in _tables(frame)}
-        for table in known.keys() - there:
-            del known[table]
+    if sum(map(len, known.values())) > seen:
+        _forget_all_but({name for frame in frames for name in _tables(frame)}, known)
     return in_vain
+
+
+def _forget_all_but(there: Container[Row], known: dict[str, Any]) -> None:
+    """Forget the tables that are no more among those shown."""
+    for schema, tables in known.items():
+        for table in [name for name in tables if (schema, name) not in there]:
+            del tables[table]
 
 
 def _held(ages: Iterable[Number | None], case: Case, database: str) -> bool:
@@ -98,11 +104,10 @@ def _held(ages: Iterable[Number | None], case: Case, database: str) -> bool:
     )
 
 
-def _tables(frame: Frame) -> list[str | None]:
-    """What the tables of a frame are called; None for what is folded, which is no table."""
+def _tables(frame: Frame) -> Iterator[Row]:
+    """The schema and the name of each table of a frame."""
     _, schemas, tables = frame.labels
-    names: list[str | None] = list(map("%s.%s".__mod__, zip(schemas, tables, strict=True)))
-    return [None if table is OTHER else name for table, name in zip(tables, names, strict=True)]
+    return zip(schemas, tables, strict=True)
 
 
 def _columns(frame: Frame, *wanted: str) -> list[Sequence[Number | None]]:
