@@ -4,6 +4,8 @@ What is fetched is in memory twice until it is a frame, and takes several times 
 would hold a snapshot; each page is a statement of its own.
 """
 
+from __future__ import annotations
+
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -14,6 +16,7 @@ from pgstats.ask.session import Session
 from pgstats.ask.tables import OF_ALL, OF_EACH, Answer, Shown, frames, globs, named, over, total
 from pgstats.catalogue.postgres.tables import PAGE, paged
 from pgstats.model import Frame, Poll
+from pgstats.noun import Noun
 from pgstats.noun import Noun
 
 _Row = dict[str, Any]

@@ -7,7 +7,7 @@ that all their rows stay. A database that is no longer listed takes its rows wit
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import compress, repeat
 from typing import Any
 
@@ -33,14 +33,26 @@ class _Place(Noun):
 #: Rows by their labels, None for `OTHER`, and the metrics that were ever sent of each.
 _Rows = dict[Row, Names]
 _Places = dict[_Place, _Rows]
+#: The same as it is remembered: those that send the same metrics together.
+_Blocks = Sequence[tuple[Sequence[str], Sequence[Sequence[str | None]]]]
 
 
 class _Answer(Noun):
     """What one or more questions answered of the same rows."""
 
     labels: Sequence[Sequence[Any]]  # columns
-    keys: list[Row]
+    height: int
     gauges: list[tuple[str, Sequence[Any]]]  # names, and columns
+
+    @property
+    def keys(self) -> list[Row]:
+        """The labels of each row, None for `OTHER`."""
+        if not self.labels:
+            return [()] * self.height
+        keys = list(zip(*self.labels, strict=True))
+        if not any(OTHER in column for column in self.labels):
+            return keys
+        return [tuple(None if label is OTHER else label for label in row) for row in keys]
 
 
 #: The groups that PostgreSQL fills by itself; any other belongs to a question of the user's own.
@@ -66,24 +78,24 @@ def retired(
         sent.pop("rows", None)
         return []
     answers, known = _Answers(frames), _recalled(sent)
-    if {place: rows for place, rows in answers.places.items() if rows} == known:
-        return []  # as at most polls
     own = {(one.query.group, tuple(one.query.labels)) for one in questions}
     gone: _Places = {}
-    for place, rows in known.items():
-        if _orphaned(place, own):
-            gone[place] = rows
+    there: dict[_Place, _Blocks] = {}
+    for place in {**answers.places, **known}:
+        blocks, lost = known.get(place, ()), _orphaned(place, own)
+        if not lost and answers.in_order(place, blocks):
+            there[place] = blocks  # as at most polls
             continue
-        here = answers.places.setdefault(place, {})
-        if here == rows:
-            continue
-        for labels, names in rows.items():
+        here = answers.rows(place)
+        gone[place] = _rows(blocks) if lost else {}
+        for labels, names in () if lost else _each(blocks):
             now = here.get(labels)
             if now is None and not partial and answers.rule_out(place, labels):
-                gone.setdefault(place, {})[labels] = names
+                gone[place][labels] = names
             elif now != names:
                 here[labels] = answers.joined(now or (), names)
-    _remember(answers.places, sent)
+        there[place] = _blocks(here)
+    _remember(there, sent)
     return _frames(gone, last)
 
 
@@ -95,14 +107,16 @@ def _orphaned(place: _Place, own: Container[tuple[str, Names]]) -> bool:
 
 def ended(sent: Memory, last: Number | None) -> list[Frame]:
     """The last values of all rows of a target, which is polled no more."""
-    return [] if last is None else _frames(_recalled(sent), last)
+    if last is None:
+        return []
+    return _frames({place: _rows(blocks) for place, blocks in _recalled(sent).items()}, last)
 
 
 def restore(frames: Iterable[Frame], sent: Memory) -> None:
     """Count last values that could not be shipped among what was sent: they are due again."""
-    places = _recalled(sent)
-    for place, rows in _Answers(frames).places.items():
-        places[place] = rows | places.get(place, {})
+    places, answers = _recalled(sent), _Answers(frames)
+    for place in answers.places:
+        places[place] = _blocks(answers.rows(place) | _rows(places.get(place, ())))
     _remember(places, sent)
 
 
@@ -110,28 +124,47 @@ class _Answers:
     """What frames say: which rows there are, and of which others they know."""
 
     def __init__(self, frames: Iterable[Frame]) -> None:
-        self.places: _Places = {}
+        self.places: dict[_Place, list[_Answer]] = {}
         self._scopes: dict[_Place, set[Row]] = {}
         self._databases: set[object] | None = None
         self._unions: dict[tuple[Names, Names], Names] = {}
-        answers: dict[_Place, list[_Answer]] = {}
         for frame in frames:
             place = _place(frame)
             self._scopes.setdefault(place, set()).add(frame.scope)
             if frame.query is DATABASE:
                 self._databases = set(frame.columns[0])
-            _gather(frame, answers.setdefault(place, []))
-        for place, several in answers.items():
-            for answer in several:
-                self._add(self.places.setdefault(place, {}), answer)
+            _gather(frame, self.places.setdefault(place, []))
+
+    def rows(self, place: _Place) -> _Rows:
+        """The rows of a place."""
+        rows: _Rows = {}
+        for answer in self.places.get(place, ()):
+            self._add(rows, answer)
+        return rows
+
+    def in_order(self, place: _Place, blocks: _Blocks) -> bool:
+        """Whether its rows are those that are remembered, and come in the same order.
+
+        That is seen without anything made of all of them at once: there may be 100,000.
+        """
+        known = {tuple(names): rows for names, rows in blocks}
+        seen = dict.fromkeys(known, 0)
+        for answer in self.places.get(place, ()):
+            for names, keys in _alike(answer):
+                start = seen.get(names, 0)
+                if known.get(names, ())[start : start + len(keys)] != keys:
+                    return False
+                seen[names] = start + len(keys)
+        return all(seen[names] == len(rows) for names, rows in known.items())
 
     def _add(self, rows: _Rows, answer: _Answer) -> None:
-        named = zip(answer.keys, _names(answer), strict=True)
+        names, unknown = _names(answer)
+        named = zip(answer.keys, map(names.__getitem__, unknown), strict=True)
         if not rows:
             rows.update(named)
             return
-        for key, names in named:
-            rows[key] = self.joined(rows.get(key, ()), names)
+        for key, more in named:
+            rows[key] = self.joined(rows.get(key, ()), more)
 
     def joined(self, names: Names, more: Names) -> Names:
         """Both, each name once."""
@@ -164,32 +197,35 @@ def _gather(frame: Frame, answers: list[_Answer]) -> None:
         gauges = [(m.name, column) for m, column in metrics if m.kind in ("gauge", "total")]
         same = next((one for one in answers if one.labels == part.labels), None)
         if same is None or not part.labels:
-            answers.append(_Answer(part.labels, _keys(part), gauges))
+            answers.append(_Answer(part.labels, part.height, gauges))
         else:
             same.gauges.extend(gauges)
 
 
-def _keys(frame: Frame) -> list[Row]:
-    """The labels of each row, None for `OTHER`."""
-    if not any(OTHER in column for column in frame.labels):
-        return frame.keys
-    return [tuple(None if label is OTHER else label for label in row) for row in frame.keys]
+def _alike(answer: _Answer) -> Iterator[tuple[Names, list[Row]]]:
+    """The rows that send the same gauges, in their order."""
+    names, unknown = _names(answer)
+    keys = answer.keys
+    for row, known in names.items():
+        yield known, keys if len(names) == 1 else list(compress(keys, map(row.__eq__, unknown)))
 
 
-def _names(answer: _Answer) -> Iterable[Names]:
-    """The names of the gauges that each row sends: unknown ones are not."""
-    height = len(answer.keys)
-    gauges = {name: column for name, column in answer.gauges if column.count(None) < height}
+def _names(answer: _Answer) -> tuple[dict[Row, Names], Sequence[Row]]:
+    """The names of the gauges that rows send: unknown ones are not.
+
+    They are told by which of the gauges are unknown that not all rows send; then these of each row.
+    """
+    gauges = {name: column for name, column in answer.gauges if column.count(None) < answer.height}
     sparse = {name: column for name, column in gauges.items() if None in column}
     if not sparse:
-        return repeat(tuple(gauges), height)
+        return {(): tuple(gauges)}, [()] * answer.height
     columns = ([number is None for number in column] for column in sparse.values())
     unknown = list(zip(*columns, strict=True))
     names = {
         row: tuple(name for name in gauges if name not in set(compress(sparse, row)))
-        for row in set(unknown)
+        for row in dict.fromkeys(unknown)
     }
-    return map(names.__getitem__, unknown)
+    return names, unknown
 
 
 def _frames(places: Mapping[_Place, _Rows], last: Number) -> list[Frame]:
@@ -206,35 +242,42 @@ def _frames(places: Mapping[_Place, _Rows], last: Number) -> list[Frame]:
             dict(place.tags),
         )
         for place, known in places.items()
-        for names, rows in _by_names(known).items()
+        for names, rows in _by_names(known.items()).items()
         if names
         for metrics in [tuple(Metric(name, "") for name in names)]
     ]
 
 
-def _by_names(rows: _Rows) -> dict[Names, list[Row]]:
+def _by_names(rows: Iterable[tuple[Row, Names]]) -> dict[Names, list[Row]]:
     """Rows that send the same metrics together: there are few such sets."""
     found: dict[Names, list[Row]] = {}
-    for labels, names in rows.items():
+    for labels, names in rows:
         found.setdefault(names, []).append(labels)
     return found
 
 
-def _remember(places: _Places, sent: Memory) -> None:
+def _blocks(rows: _Rows) -> _Blocks:
+    return list(_by_names(rows.items()).items())
+
+
+def _each(blocks: _Blocks) -> Iterator[tuple[Row, Names]]:
+    """Every row, and the metrics that were sent of it."""
+    for names, rows in blocks:
+        yield from zip(map(tuple, rows), repeat(tuple(names)))
+
+
+def _rows(blocks: _Blocks) -> _Rows:
+    return dict(_each(blocks))
+
+
+def _remember(places: Mapping[_Place, _Blocks], sent: Memory) -> None:
     """Note the rows as plain data: [place, [metrics, [labels of a row, ...]], ...]."""
-    sent["rows"] = [[place, *_by_names(rows).items()] for place, rows in places.items() if rows]
+    sent["rows"] = [[place, *blocks] for place, blocks in places.items() if blocks]
 
 
-def _recalled(sent: Memory) -> _Places:
+def _recalled(sent: Memory) -> dict[_Place, _Blocks]:
     """The rows that were noted, now or by another process."""
     return {
-        _Place(family, group, target, tuple(map(tuple, tags)), tuple(labels)): _rows(blocks)
+        _Place(family, group, target, tuple(map(tuple, tags)), tuple(labels)): blocks
         for (family, group, target, tags, labels), *blocks in sent.get("rows", ())
     }
-
-
-def _rows(blocks: Iterable[tuple[Sequence[str], Sequence[Sequence[str | None]]]]) -> _Rows:
-    found: _Rows = {}
-    for names, rows in blocks:
-        found |= dict.fromkeys(map(tuple, rows), tuple(names))
-    return found
