@@ -17,7 +17,6 @@ from pgstats.ask.tables import OF_ALL, OF_EACH, Answer, Shown, frames, globs, na
 from pgstats.catalogue.postgres.tables import PAGE, paged
 from pgstats.model import Frame, Poll
 from pgstats.noun import Noun
-from pgstats.noun import Noun
 
 _Row = dict[str, Any]
 
