@@ -1,17 +1,17 @@
 """Spells frames as statsd lines, in any dialect. Pure: frames in, text out.
 
 Each frame is compiled into one row template: the constant parts of all its lines, with ``%s``
-where the numbers and the row's labels go. A row is then one ``%``, which C makes of one row after
-the other. Columns are spelled as a whole before that, so that those of plain whole numbers, which
-most are, cost nothing.
+where the numbers and the row's labels go. That is remembered, so that a poll of one row is one
+``%``; many rows are a block, the template repeated, and one ``%`` as well. Columns are spelled as
+a whole before that, so that those of plain whole numbers, which most are, cost nothing.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice, repeat
-from typing import Any
+from itertools import chain, repeat, starmap
+from typing import Any, TypeVar
 
 from pgstats.model import OTHER, SELF, Frame, Metric, Number, Query
 from pgstats.noun import Noun
@@ -29,12 +29,13 @@ _GREATEST = int(1.7976931348623157e308)
 # What statsd calls a metric's kind, where it is no gauge. A total is a gauge that only grows.
 _TYPES = {"count": "c", "timing": "ms"}
 
-_BLOCK = 200  # rows
-_WHOLE = {int, type(None)}
+_BLOCK = 2000  # lines that are spelled at once
+_WORTH = 50_000  # characters that are worth a shipment
+_FORMS = 300  # that are remembered of a target
+
+_T = TypeVar("_T")
 
 _Scope = tuple[str, str, str]
-#: A text, and the columns that are to be put in where it has ``%s``.
-_Side = tuple[str, Sequence[Sequence[Any]]]
 #: What stands around a metric's name and value: the path, the tags in the name, those behind.
 _Around = tuple[str, str, str]
 
@@ -123,7 +124,8 @@ class _Names:
     the first that had to, ``altered`` are all that are not called what they are.
     """
 
-    def __init__(self, *, tag: bool, altered: Mapping[Any, str]) -> None:
+    def __init__(self, label: str, *, tag: bool, altered: Mapping[Any, str]) -> None:
+        self.label = label
         self.clash: object = None
         self.altered: dict[object, str] = {}
         self._tag = tag
@@ -133,17 +135,24 @@ class _Names:
         for raw, text in altered.items():
             self._give(raw, text)
 
-    def learn(self, raws: Collection[object]) -> list[object]:
+    def learn(self, columns: Iterable[Sequence[object]]) -> list[object]:
         """Name all values of a poll; says which are new."""
+        if all(all(map(self._names.__contains__, column)) for column in columns):
+            return []  # as at most polls
+        raws = dict.fromkeys(chain.from_iterable(columns))
         fresh = [raw for raw in raws if raw not in self._names]
         missing: Collection[object] = dict.fromkeys(fresh)
-        if fresh and len(self._names) > 2 * len(raws) + 1000:
+        if len(self._names) > 2 * len(raws) + 1000:
             for memory in (self._names, self._holders, self.altered):
                 memory.clear()  # names that came and went must not pile up
             missing = raws
         for raw in missing:
             self._add(raw, missing)
         return fresh
+
+    def texts(self, column: Sequence[object]) -> Sequence[object]:
+        """The names of a column of what was learnt; `OTHER` reads like its name."""
+        return list(map(self.of, column)) if self.altered else column
 
     def _add(self, raw: object, fresh: Collection[object]) -> None:
         text = self._fit(raw)
@@ -178,6 +187,19 @@ def _same(raw: object, text: str) -> bool:
     return raw is OTHER or raw == text
 
 
+class _Form:
+    """What the frames of one question have in common from poll to poll.
+
+    ``template`` are the lines of a row, with ``%s`` for labels and numbers.
+    """
+
+    def __init__(self, frame: Frame, template: str, names: list[_Names]) -> None:
+        # Of what is kept nothing else has the same id.
+        self.query, self.metrics = frame.query, frame.metrics
+        self.template, self.names = template, names
+        self.measured = False
+
+
 class Speller:
     """Spells frames in one dialect under one prefix, with the tags added to every line.
 
@@ -200,8 +222,8 @@ class Speller:
         self.known = known
         self.notes: dict[str, str] = {}
         self._names: dict[_Scope, _Names] = {}
-        self._known_around: dict[tuple[object, ...], _Around] = {}
-        self._measured: set[tuple[str, str]] = set()  # questions without labels
+        self._forms: dict[tuple[object, ...], _Form] = {}
+        self._number_first = bool(dialect.trailer([("label", "text")]))
 
     def spell(self, *frames: Frame) -> str:
         """All lines of the frames of a poll, each ended by a line feed.
@@ -214,143 +236,189 @@ class Speller:
 
     def spelling(self, *frames: Frame) -> Iterator[str]:
         """The same text in blocks of whole rows, each made when it is asked for."""
-        frames = tuple(frame for frame in frames if frame.metrics)
-        fresh = self._learn(frames)
-        for frame in frames if self._limits() else ():
-            if any(fresh.get(scope) for scope in _scopes(frame)) or self._unmeasured(frame):
-                self._measure(frame)
-        parts = (part for frame in frames for part in frame.parts)
-        rows = chain.from_iterable(map(self._lines, parts))
-        while block := list(islice(rows, _BLOCK)):
-            yield "".join(block)
+        forms = [(self._form(frame), frame) for frame in frames if frame.metrics]
+        fresh = self._learn(forms)
+        for form, frame in forms if self._limits() else ():
+            if not (form.measured and fresh.isdisjoint(form.names)):
+                self._measure(form, frame)
+        parts = ((form, part) for form, frame in forms if frame.height for part in frame.parts)
+        yield from _gathered(chain.from_iterable(starmap(self._text, parts)))
 
     def altered(self) -> dict[str, dict[object, str]]:
         """The names of what is not called what it is, by its label."""
-        labels = {scope[2]: dict(names.altered) for scope, names in self._names.items()}
+        labels = {names.label: dict(names.altered) for names in self._names.values()}
         return {label: altered for label, altered in labels.items() if altered}
 
-    def _learn(self, frames: Iterable[Frame]) -> dict[_Scope, list[object]]:
-        """Name the values of all labels; says which are new."""
-        seen: dict[_Scope, dict[object, None]] = {}
-        for frame in frames:
-            for scope, column in zip(_scopes(frame), frame.labels, strict=True):
-                seen.setdefault(scope, {}).update(dict.fromkeys(column))
-        return {scope: self._named(scope, raws) for scope, raws in seen.items()}
+    def _learn(self, forms: Iterable[tuple[_Form, Frame]]) -> set[_Names]:
+        """Name the values of all labels; says where there are new ones."""
+        seen: dict[_Names, list[Sequence[object]]] = {}
+        for form, frame in forms:
+            for names, column in zip(form.names, frame.columns, strict=False):
+                seen.setdefault(names, []).append(column)
+        return {names for names, columns in seen.items() if self._named(names, columns)}
 
-    def _named(self, scope: _Scope, raws: Collection[object]) -> list[object]:
-        if scope not in self._names:
-            known = self.known.get(scope[2], {})
-            self._names[scope] = _Names(tag=self.dialect.tagged, altered=known)
-        names = self._names[scope]
-        fresh = names.learn(raws)
+    def _named(self, names: _Names, columns: Sequence[Sequence[object]]) -> bool:
+        """Name the values of a label; says whether there are new ones."""
+        fresh = names.learn(columns)
         self.counts.altered_names += sum(not _same(raw, names.of(raw)) for raw in fresh)
         if names.clash is not None:
-            text = (
-                f"{scope[2]} {str(names.clash)!r} would read like another: such names end in a hash"
-            )
+            raw = f"{names.label} {str(names.clash)!r}"
+            text = f"{raw} would read like another: such names end in a hash"
             self.notes.setdefault("clash", text)
-        return fresh
+        return bool(fresh)
 
     def _limits(self) -> Mapping[str, int]:
         """How long names may be, for each receiver of which nothing was noted yet."""
         longest = self.dialect.longest.items()
         return {who: most for who, most in longest if who not in self.notes}
 
-    def _unmeasured(self, frame: Frame) -> bool:
-        """Whether it has no labels, and is met for the first time."""
-        key = (frame.query.group, frame.metrics[0].name)
-        if frame.query.labels or key in self._measured:
-            return False
-        self._measured.add(key)
-        return True
-
-    def _measure(self, frame: Frame) -> None:
+    def _measure(self, form: _Form, frame: Frame) -> None:
         """Note the first name that is longer than a receiver keeps."""
+        form.measured = True
         limits = self._limits()
         path = self._around(frame)[0]
         metric = max((metric.name for metric in frame.metrics), key=len)
-        for labels in zip(*self._texts(frame), strict=True) if frame.query.labels else [()]:
+        for labels in zip(*_texts(form, frame), strict=True) if form.names else [()]:
             name = (path % labels if "%s" in path else path) + metric
             for who, most in limits.items():
                 if len(name) > most:
                     text = f"{who} keeps {most} characters of a name; {name} has {len(name)}"
                     self.notes.setdefault(who, text)
 
-    def _texts(self, frame: Frame) -> list[Sequence[str]]:
-        """What the values of each label are called, column by column."""
-        names = (self._names[scope].of for scope in _scopes(frame))
-        return [list(map(of, column)) for of, column in zip(names, frame.labels, strict=True)]
+    def _text(self, form: _Form, frame: Frame) -> Iterable[str]:
+        """The text of a frame, in blocks of rows."""
+        return [self._row(form, frame)] if frame.height == 1 else self._blocks(form, frame)
 
-    def _lines(self, frame: Frame) -> Iterator[str]:
-        """The text of each row."""
-        if frame.height == 1:
-            return iter([self._line(frame)])
-        sides = self._sides(frame)
-        pieces = [
-            self._piece(metric, numbers, sides)
-            for metric, numbers in zip(frame.metrics, frame.numbers, strict=True)
-        ]
-        template = "".join(piece for piece, _ in pieces)
-        columns = [column for _, several in pieces for column in several]
-        return map(template.__mod__, zip(*columns, strict=True))
+    def _row(self, form: _Form, frame: Frame) -> str:
+        """The text of a single row: of what is spelled as it is, at once."""
+        template, width = form.template, len(form.names)
+        values: list[Any] = [value for (value,) in frame.columns]
+        labels = [names.of(raw) for names, raw in zip(form.names, values, strict=False)]
+        numbers = values[width:]
+        if not _plain(numbers):
+            numbers = list(map(spell_number, numbers))
+            if None in numbers or _negative(numbers):
+                template, numbers = self._picked(form, numbers)
+        if not labels:
+            return template % tuple(numbers)
+        return template % tuple(text for one in numbers for text in self._in_order(labels, one))
 
-    def _line(self, frame: Frame) -> str:
-        """The text of a single row: what all rows have in common need not be looked for."""
-        labels = tuple(name for (name,) in self._texts(frame))
-        path, inside, behind = (
-            part % labels if "%s" in part else part for part in self._around(frame)
-        )
-        lines = []
-        for metric, (number,) in zip(frame.metrics, frame.numbers, strict=True):
-            text, kind = spell_number(number), _kind(metric)
-            self.counts.skipped_values += text is None
-            line = _signed if kind == "g" else _known
-            lines.append(line(f"{path}{metric.name}{inside}:", text, f"|{kind}{behind}\n"))
-        return "".join(lines)
+    def _picked(self, form: _Form, numbers: Iterable[str | None]) -> tuple[str, list[str]]:
+        """Of a row the lines that are sent, and their numbers."""
+        lines, texts = [], []
+        for metric, line, text in zip(form.metrics, _split(form.template), numbers, strict=True):
+            if text is None:
+                self.counts.skipped_values += 1
+                continue
+            several = ["0", text] if text.startswith("-") and _kind(metric) == "g" else [text]
+            lines += [line] * len(several)
+            texts += several
+        return "".join(lines), texts
 
-    def _sides(self, frame: Frame) -> list[_Side]:
-        """What stands around its metrics' names and values."""
-        labels = self._texts(frame)
+    def _blocks(self, form: _Form, frame: Frame) -> Iterator[str]:
+        """The text of many rows, so many at a time."""
+        lines, labels = self._settled(form, frame)
+        rows = _BLOCK // len(lines) + 1
+        for start in range(0, frame.height, rows):
+            cut = slice(start, start + rows)
+            own = [column[cut] for column in labels]
+            numbers = zip(frame.metrics, lines, frame.numbers, strict=True)
+            yield self._block(own, [(_kind(m) == "g", line, c[cut]) for m, line, c in numbers])
+
+    def _block(
+        self, labels: Sequence[Sequence[object]], metrics: Iterable[tuple[bool, str, Sequence[Any]]]
+    ) -> str:
+        """The text of some rows: of each metric whether it is a gauge, its line and its numbers."""
+        pieces: list[str] = []
+        columns: list[Sequence[object]] = []
+        for gauge, line, numbers in metrics:
+            texts, unknown = _spelled(numbers)
+            self.counts.skipped_values += unknown
+            negative = gauge and texts is not numbers and _negative(texts)
+            if not unknown and not negative:
+                pieces.append(line)
+                columns += self._in_order(labels, texts)
+            elif unknown < len(texts):
+                pieces.append("%s")
+                columns.append(self._singly(line, labels, texts, negative=negative))
+        return _filled("".join(pieces), columns)
+
+    def _singly(
+        self,
+        line: str,
+        labels: Sequence[Sequence[object]],
+        texts: Sequence[Any],
+        *,
+        negative: bool,
+    ) -> list[str]:
+        """What each row says of a metric: nothing where it is unknown, two lines of a negative."""
+
+        def lines(numbers: Iterable[object]) -> Iterator[str]:
+            return map(line.__mod__, zip(*self._in_order(labels, numbers), strict=False))
+
+        if not negative:
+            return [
+                "" if text is None else one for text, one in zip(texts, lines(texts), strict=True)
+            ]
         return [
-            ("%s", [list(map(part.__mod__, zip(*labels, strict=True)))])
-            if "%s" in part
-            else (part, [])
-            for part in self._around(frame)
+            "" if text is None else zero + one if text.startswith("-") else one
+            for text, zero, one in zip(texts, lines(repeat("0")), lines(texts), strict=False)
         ]
 
-    def _piece(
-        self, metric: Metric, numbers: Sequence[Number | None], sides: Sequence[_Side]
-    ) -> _Side:
-        """What a metric adds to a row: its line, or where not all rows have just one, any text."""
-        (path, paths), (inside, insides), (behind, behinds) = sides
-        start, end = f"{path}{metric.name}{inside}:", f"|{_kind(metric)}{behind}\n"
-        texts = _spelled(numbers)
-        unknown = texts.count(None)
-        self.counts.skipped_values += unknown
-        negative = _kind(metric) == "g" and texts is not numbers and _negative(texts)
-        if not unknown and not negative:
-            return f"{start}%s{end}", [*paths, *insides, texts, *behinds]
-        if unknown == len(texts):
-            return "", []
-        line = _signed if negative else _known
-        starts, ends = _filled(start, [*paths, *insides]), _filled(end, behinds)
-        return "%s", [list(map(line, starts, texts, ends))]
+    def _settled(self, form: _Form, frame: Frame) -> tuple[list[str], list[Sequence[object]]]:
+        """The lines of a row, and the labels of all: those that all share are put in."""
+        template, columns = form.template, _texts(form, frame)
+        shared = [column.count(column[0]) == len(column) for column in columns]
+        if any(shared):
+            labels = [c[0] if same else "%s" for same, c in zip(shared, columns, strict=True)]
+            template %= tuple(self._in_order(labels, "%s") * len(form.metrics))
+        return _split(template), [c for same, c in zip(shared, columns, strict=True) if not same]
+
+    def _in_order(self, labels: Sequence[_T], number: _T) -> list[_T]:
+        """Labels and a number as they follow each other in a line."""
+        return [number, *labels] if self._number_first else [*labels, number]
+
+    def _form(self, frame: Frame) -> _Form:
+        """What a frame has in common with that of the last poll; remembered."""
+        key = (id(frame.query), id(frame.metrics), frame.target, *frame.tags.items())
+        form = self._forms.get(key)
+        if form is None:
+            if len(self._forms) == _FORMS:
+                self._forms.clear()
+            form = self._forms[key] = self._formed(frame)
+        return form
+
+    def _formed(self, frame: Frame) -> _Form:
+        path, inside, behind = self._around(frame)
+        lines = (
+            f"{path}{metric.name}{inside}:%s|{_kind(metric)}{behind}\n" for metric in frame.metrics
+        )
+        return _Form(
+            frame, "".join(lines), [self._names_of(frame, name) for name in frame.query.labels]
+        )
+
+    def _names_of(self, frame: Frame, label: str) -> _Names:
+        """Where the values of a label must not be confused with each other.
+
+        Not in the group alone: who reads of a database here and there reads of the same one.
+        """
+        scope = frame.query.family, frame.target, label
+        if scope not in self._names:
+            known = self.known.get(label, {})
+            self._names[scope] = _Names(label, tag=self.dialect.tagged, altered=known)
+        return self._names[scope]
 
     def _around(self, frame: Frame) -> _Around:
         """What stands around its metrics' names and values, ``%s`` for each label."""
-        query = frame.query
-        key = (query.family, query.group, *query.labels, frame.target, *frame.tags.items())
-        if key not in self._known_around:
-            tags = {**self.tags, **frame.tags}
-            self._known_around[key] = _around(
-                self.dialect,
-                self.prefix,
-                query,
-                self._target(frame),
-                ["%s"] * len(query.labels),
-                sorted((name, clean(tag, tag=True)) for name, tag in tags.items()),
-            )
-        return self._known_around[key]
+        tags = {**self.tags, **frame.tags}
+        return _around(
+            self.dialect,
+            self.prefix,
+            frame.query,
+            self._target(frame),
+            ["%s"] * len(frame.query.labels),
+            sorted((name, clean(tag, tag=True)) for name, tag in tags.items()),
+        )
 
     def _target(self, frame: Frame) -> str:
         """Whom the frame is about; without tags, its own are part of the name: front-1."""
@@ -360,19 +428,39 @@ class Speller:
         return clean("-".join((frame.target, *own)), tag=self.dialect.tagged)
 
 
-def _filled(text: str, columns: Sequence[Sequence[str]]) -> Iterable[str]:
-    """The same text for every row, with those of the columns put in."""
-    return map(text.__mod__, zip(*columns, strict=True)) if columns else repeat(text)
+def _texts(form: _Form, frame: Frame) -> list[Sequence[object]]:
+    """What the values of each label are called, column by column."""
+    return [names.texts(column) for names, column in zip(form.names, frame.columns, strict=False)]
 
 
-def _known(start: str, number: object, end: str) -> str:
-    return "" if number is None else f"{start}{number}{end}"
+def _gathered(texts: Iterable[str]) -> Iterator[str]:
+    """The same text in pieces that are worth a shipment."""
+    held: list[str] = []
+    length = 0
+    for text in texts:
+        held.append(text)
+        length += len(text)
+        if length > _WORTH:
+            yield "".join(held)
+            held.clear()
+            length = 0
+    if held:
+        yield "".join(held)
 
 
-def _signed(start: str, number: str | None, end: str) -> str:
-    """The same, of a gauge that may be negative."""
-    zero = f"{start}0{end}" if number and number.startswith("-") else ""
-    return zero + _known(start, number, end)
+def _split(template: str) -> list[str]:
+    """The lines of a row one by one."""
+    return template.splitlines(keepends=True)
+
+
+def _filled(row: str, columns: Sequence[Sequence[object]]) -> str:
+    """One row after the other, with the values of the columns put in."""
+    width = len(columns)
+    height = len(columns[0]) if columns else 0
+    values: list[object] = [None] * (width * height)
+    for at, column in enumerate(columns):
+        values[at::width] = column
+    return row * height % tuple(values)
 
 
 def _negative(texts: Iterable[str | None]) -> bool:
@@ -380,19 +468,25 @@ def _negative(texts: Iterable[str | None]) -> bool:
     return "-" in "".join(filter(None, texts))
 
 
-def _spelled(numbers: Sequence[Number | None]) -> Sequence[Any]:
-    """A column as its numbers are spelled; None for what is not sent.
+def _spelled(numbers: Sequence[Number | None]) -> tuple[Sequence[Any], int]:
+    """A column as its numbers are spelled, None for what is not sent; how often that is.
 
     One of whole numbers from 0 on, which most are, is returned as it is.
     """
-    kinds = set(map(type, numbers))
-    if kinds <= _WHOLE:
-        known = [number for number in numbers if number is not None]
-        if not known or (min(known) >= 0 and max(known) <= _GREATEST):
-            return numbers
+    unknown = numbers.count(None)
+    known = [number for number in numbers if number is not None] if unknown else numbers
+    if not known or _plain(known):
+        return numbers, unknown
     # Many rows have the same number: 0, most of all.
     texts = {number: spell_number(number) for number in set(numbers)}
-    return list(map(texts.__getitem__, numbers))
+    spelled = list(map(texts.__getitem__, numbers))
+    return spelled, spelled.count(None)
+
+
+def _plain(numbers: Sequence[Any]) -> bool:
+    """Whether all are whole numbers from 0 on, which are spelled as Python has them."""
+    whole = set(map(type, numbers)) == {int}
+    return whole and min(numbers) >= 0 and max(numbers) <= _GREATEST
 
 
 def spell_number(number: Number | None) -> str | None:
@@ -445,11 +539,3 @@ def _around(
 
 def _kind(metric: Metric) -> str:
     return _TYPES.get(metric.kind, "g")
-
-
-def _scopes(frame: Frame) -> list[_Scope]:
-    """Where the values of each of its labels must not be confused with each other.
-
-    Not in the group alone: who reads of a database here and there reads of the same one.
-    """
-    return [(frame.query.family, frame.target, label) for label in frame.query.labels]

@@ -5,15 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgstats.catalogue.own import UP
 from pgstats.model import OTHER, PGBOUNCER, Frame, Metric, Query, Row
-from pgstats.spell import DIALECTS, LONGEST, Counts, Speller, clean, shape, spell_number
+from pgstats.spell import (
+    _BLOCK,
+    _FORMS,
+    DIALECTS,
+    LONGEST,
+    Counts,
+    Speller,
+    clean,
+    shape,
+    spell_number,
+)
 
 TABLES = Query(
     "postgres",
@@ -248,6 +259,58 @@ def test_the_zero_of_a_negative_has_the_same_name_and_tags(
     for at, line in enumerate(said):
         if line.value.startswith("-"):
             assert said[at - 1] == Said(line.name, line.tags, "0", "g")
+
+
+PLAIN = st.integers(0, 10**20)
+#: A question with many rows, few of which have the same of any label or all the same of one.
+HOLDERS = Query(
+    "postgres",
+    "holders",
+    (
+        Metric("age", "Age"),
+        Metric("held", "Held", kind="total"),
+        Metric("new", "New", kind="count"),
+    ),
+    labels={"database": "", "holder": ""},
+)
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from(["a", "b", "a b"]), *[PLAIN | NUMBERS] * 3),
+        min_size=1,
+        max_size=5,
+    ),
+    databases=st.sampled_from([["db"], ["db", "d b", "%s"]]),
+    height=st.sampled_from([1, 2, 7, _BLOCK // 3 + 3]),
+    dialect=st.sampled_from([*DIALECTS]),
+)
+@settings(max_examples=60)
+def test_rows_read_the_same_one_by_one_and_together(
+    rows: list[Row], databases: list[str], height: int, dialect: str
+) -> None:
+    """A single row is spelled in a way of its own, many are in blocks."""
+    ours = speller(dialect, {"env": "x"})
+    many = [
+        (databases[at % len(databases)], f"{name}{at}", *numbers)
+        for at, (name, *numbers) in zip(range(height), cycle(rows))
+    ]
+    whole = ours.spell(Frame.of(HOLDERS, HOLDERS.metrics, many, "main"))
+    skipped = ours.counts.skipped_values
+    singles = [Frame.of(HOLDERS, HOLDERS.metrics, [row], "main") for row in many]
+    assert whole == "".join(map(ours.spell, singles))
+    assert whole == ours.spell(*singles)
+    assert skipped * 3 == ours.counts.skipped_values
+
+
+def test_questions_that_look_alike_are_told_apart_from_poll_to_poll() -> None:
+    """What is remembered of a question is not taken for another's, even if that was let go of."""
+    ours = speller()
+    for poll in range(3 * _FORMS):
+        metrics = (Metric(f"metric_{poll}", ""),)
+        query = Query("postgres", f"group_{poll}", metrics)
+        text = ours.spell(Frame.of(query, metrics, [(poll,)], "main"))
+        assert text == f"pgstats.postgres.main.group_{poll}.metric_{poll}:{poll}|g\n"
 
 
 # ---- names
