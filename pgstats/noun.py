@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from collections import _tuplegetter  # type: ignore[attr-defined]
 from collections.abc import Iterable
+from functools import cache
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from typing import NamedTuple as Noun
 else:
+
+    @cache
+    def _constructor(width: int) -> FunctionType:
+        """One for so many fields, whose names are still to be told."""
+        fields = "".join(f"_{number}, " for number in range(width))
+        return eval(f"lambda _kind, {fields}: _new(_kind, ({fields}))", {"_new": tuple.__new__})  # noqa: S307
 
     class _Fields(tuple):
         """What all of them can do, as `collections.namedtuple` has it."""
@@ -22,13 +30,13 @@ else:
         def __new__(cls, *values: Any, **named: Any) -> Self:
             """Construct the first of its kind, and make the constructor of all others."""
             kind = next(kind for kind in cls.__mro__ if "_fields" in vars(kind))
-            fields = ", ".join(kind._fields)
-            text = f"lambda _kind, {fields}: _new(_kind, ({fields},))"
-            made = eval(text, {"_new": tuple.__new__, "__builtins__": {}})  # noqa: S307
-            made.__defaults__ = tuple(kind._field_defaults.values())
-            made.__qualname__ = f"{kind.__name__}.__new__"
-            kind.__new__ = staticmethod(made)
-            return made(cls, *values, **named)
+            made = _constructor(len(kind._fields))
+            code = made.__code__.replace(
+                co_varnames=("_kind", *kind._fields), co_qualname=f"{kind.__name__}.__new__"
+            )
+            defaults = tuple(kind._field_defaults.values())
+            kind.__new__ = staticmethod(FunctionType(code, made.__globals__, "__new__", defaults))
+            return kind.__new__(cls, *values, **named)
 
         @classmethod
         def _make(cls, values: Iterable[Any]) -> Self:

@@ -19,7 +19,7 @@ def chosen(name: str, globs: Sequence[str]) -> bool:
 
 
 def _any(name: str, globs: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
+    return any(glob == "*" or fnmatchcase(name, glob) for glob in globs)
 
 
 def pattern(glob: str) -> str:

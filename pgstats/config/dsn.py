@@ -30,7 +30,8 @@ def fault(text: str, parameters: Mapping[str, str]) -> str:
     password end up where they would be shown.
     """
     host, port = parameters.get("host", ""), parameters.get("port", "")
-    if "@" in host[1:] or re.match(_AT_IN_PATH, text) or not re.fullmatch(r"[0-9, ]*", port):
+    odd = port.strip("0123456789, ")
+    if odd or "@" in host[1:] or ("@" in text and re.match(_AT_IN_PATH, text)):
         return (
             "cannot be cut into host, port and database; inside the parts of a URI write @ as "
             "%40, : as %3A and / as %2F, or keep the password in password_file"
@@ -64,7 +65,7 @@ def _is_open(key: str, value: str, hidden: Iterable[str]) -> bool:
 
 def _quoted(value: str) -> str:
     """A value as libpq's keyword form wants it."""
-    if re.fullmatch(r"[^\s'\\]+", value):
+    if value.split() == [value] and not set("'\\").intersection(value):
         return value
     return "'" + re.sub(r"(['\\])", r"\\\1", value) + "'"
 

@@ -114,19 +114,27 @@ class _Level(Noun):
 class Givers(Noun):
     """Everybody who may give a value: an option wins over the environment, that over the file."""
 
-    options: Mapping[str, object]
+    levels: tuple[_Level, _Level]  # what stands above the file, the strongest first
     environ: Mapping[str, str]
     file: Document
     faults: Faults
 
-    def levels(self) -> tuple[_Level, _Level]:
-        """What stands above the file, the strongest first."""
+    @classmethod
+    def of(
+        cls,
+        options: Mapping[str, object],
+        environ: Mapping[str, str],
+        file: Document,
+        faults: Faults,
+    ) -> Givers:
+        """Those that there are."""
         start = "PGSTATS_"
-        named = {k[len(start) :].lower(): v for k, v in self.environ.items() if k.startswith(start)}
-        return (
-            _Level(self.options, lambda name: Outside("option", "--" + name.replace("_", "-"))),
+        named = {k[len(start) :].lower(): v for k, v in environ.items() if k.startswith(start)}
+        levels = (
+            _Level(options, lambda name: Outside("option", "--" + name.replace("_", "-"))),
             _Level(named, lambda name: Outside("environment", start + name.upper())),
         )
+        return cls(levels, environ, file, faults)
 
     def entries(self, section: Section) -> Entries:
         """Every setting of a section, parsed; what was not given or is wrong has its default."""
@@ -152,7 +160,7 @@ class Givers(Noun):
 
     def targets(self) -> list[Section]:
         """The targets of the options, else of the environment, else of the file."""
-        for level in self.levels():
+        for level in self.levels:
             if named := [one for family in FAMILIES for one in level.targets(family)]:
                 return named
         return [section for family in FAMILIES for section in self.written(family)]
@@ -174,7 +182,7 @@ class Givers(Noun):
 
     def _outside(self, setting: Setting) -> Given | None:
         """What an option, or else the environment, gives for a setting."""
-        for level in self.levels() if setting.option else ():
+        for level in self.levels if setting.option else ():
             if setting.key == "state" and self._without_state(level):
                 return Given(level.spelling("no_state"), (), "", "")
             if (value := level.given.get(setting.option)) not in (None, ""):

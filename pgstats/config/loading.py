@@ -82,7 +82,7 @@ def load(
     """
     faults = Faults()
     file, cause = _read(path or environ.get("PGSTATS_CONFIG"), faults)
-    givers = Givers(options, environ, file, faults)
+    givers = Givers.of(options, environ, file, faults)
     top = givers.entries(givers.section(TOP, (), file.data))
     if top["state"].value is None:
         top["state"] = _state(environ)
