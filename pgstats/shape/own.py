@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from pgstats.catalogue.own import DOWN, JOB, POLL, SHIP, UP
-from pgstats.model import REASONS, Frame, Poll, Target
+from pgstats.model import REASONS, Frame, Metric, Poll, Query, Row, Target
 
 
 def frames(poll: Poll, skipped_runs: int = 0, day: float = 0.0) -> list[Frame]:
@@ -22,9 +23,8 @@ def _health(poll: Poll) -> list[Frame]:
     up, down = UP[family], DOWN[family]
     reason = poll.down.reason if poll.down else ""
     numbers = {"up": int(poll.up), **({"version": poll.version} if poll.version else {})}
-    metrics = tuple(metric for metric in up.metrics if metric.name in numbers)
     return [
-        poll.target.frame(up, metrics, [tuple(numbers[metric.name] for metric in metrics)]),
+        poll.target.frame(up, *_known(up, numbers)),
         poll.target.frame(down, down.metrics, [(r, int(r == reason)) for r in REASONS]),
     ]
 
@@ -39,17 +39,28 @@ def _account(poll: Poll, skipped_runs: int, day: float) -> Frame:
         **({"last_success_timestamp_seconds": int(day)} if poll.up and day else {}),
         **(poll.counts if poll.up else {}),
     }
-    metrics = tuple(metric for metric in POLL.metrics if metric.name in numbers)
-    return Frame.of(POLL, metrics, [(poll.target.title, *(numbers[m.name] for m in metrics))])
+    return Frame.of(POLL, *_known(POLL, numbers, poll.target.title))
 
 
 def shipping(numbers: Mapping[str, float]) -> Frame:
     """What became of the lines so far, as far as that is known."""
-    metrics = tuple(metric for metric in SHIP.metrics if metric.name in numbers)
-    return Frame.of(SHIP, metrics, [tuple(numbers[metric.name] for metric in metrics)])
+    return Frame.of(SHIP, *_known(SHIP, numbers))
 
 
 def job(target: Target, numbers: Mapping[str, float]) -> Frame:
     """What became of a run of the daemon's job for a target."""
-    metrics = tuple(metric for metric in JOB.metrics if metric.name in numbers)
-    return Frame.of(JOB, metrics, [(target.title, *(numbers[metric.name] for metric in metrics))])
+    return Frame.of(JOB, *_known(JOB, numbers, target.title))
+
+
+def _known(
+    query: Query, numbers: Mapping[str, float], *labels: str
+) -> tuple[tuple[Metric, ...], list[Row]]:
+    """Those metrics of a query of which a number is known, and the row of these."""
+    metrics = _named(query, tuple(numbers))
+    return metrics, [(*labels, *(numbers[metric.name] for metric in metrics))]
+
+
+@lru_cache(maxsize=100)
+def _named(query: Query, names: tuple[str, ...]) -> tuple[Metric, ...]:
+    """The metrics of those names: the same ones at every poll, as spelling them is remembered."""
+    return tuple(metric for metric in query.metrics if metric.name in names)
