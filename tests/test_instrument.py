@@ -27,6 +27,7 @@ from pgstats import instrument
 from pgstats.config.settings import SECTIONS, STATSD
 from pgstats.errors import ShipError
 from pgstats.instrumenting import Courier
+from pgstats.instrumenting.courier import MOST
 from pgstats.instrumenting.public import URL, VARIABLE, _post
 from pgstats.ship import wire
 from tests.node_statsd import NodeStatsd
@@ -426,6 +427,39 @@ def test_what_waits_is_bounded_and_flushed() -> None:
     assert 1000 <= arrived == 2100 - courier._wire.drops["timeout"] <= 2000
     assert faults == ["1000 shipments wait already"]
     assert courier._thread is None
+
+
+def test_lines_gather_between_two_shipments() -> None:
+    """No thread for each post: the daemon's are many."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(30)
+        ours = wire(f"udp://127.0.0.1:{receiver.getsockname()[1]}", rate=0)
+        with closing(ours):
+            courier = Courier(lambda: ours, pytest.fail, pause=600)
+            courier.post("first:1|c\n")
+            assert received(receiver, 1) == ["first:1|c"]
+            thread = courier._thread
+            for at in range(3):
+                courier.post(f"later:{at}|c\n")
+            assert courier._thread is thread is not None
+            courier.flush(30)
+            assert receiver.recv(100) == b"later:0|c\nlater:1|c\nlater:2|c"
+            assert not thread.alive
+
+
+def test_many_lines_do_not_wait_until_there_is_no_room() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        ours = wire(f"udp://127.0.0.1:{receiver.getsockname()[1]}", rate=0)
+        with closing(ours):
+            courier = Courier(lambda: ours, pytest.fail, pause=600)
+            for at in range(MOST // 2 + 1):
+                courier.post(f"x:{at}|c\n")
+            until = time.monotonic() + 30
+            while courier._waiting:
+                assert time.monotonic() < until
+                time.sleep(0.01)
 
 
 def test_a_signal_may_post_while_its_thread_does() -> None:

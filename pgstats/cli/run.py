@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pgstats.state import State
 
 SAVE_EVERY = 60.0  # seconds; a kill loses no more of what was remembered
+GATHER = 0.2  # seconds in which what is told of the jobs may gather: a thread each would cost more
 LAST_CHANCE = 0.3  # seconds at the end for what is still to be told of the jobs
 
 
@@ -76,7 +77,8 @@ def _courier(config: Config, cycle: Cycle) -> Courier:
     """Ships what becomes of the jobs, over the wire of the polls, and holds none of them up."""
     from pgstats.instrumenting import Courier  # noqa: PLC0415
 
-    return Courier(lambda: cycle.wire, seconds=min(t.interval for t in config.targets) / 2)
+    seconds = min(target.interval for target in config.targets) / 2
+    return Courier(lambda: cycle.wire, seconds=seconds, pause=min(GATHER, seconds))
 
 
 def jobs(config: Config, cycle: Cycle, courier: Courier, state: State, log: Log) -> Sequence[Job]:

@@ -21,7 +21,8 @@ class Courier:
     Those that are ``urgent`` are sent right away where that makes nobody wait (by UDP to an address
     that need not be looked up), so that a process which ends the next moment has sent them. All
     others are sent by a thread, as long as there are any, which gives a shipment so many
-    ``seconds``. ``tell`` is told the first fault.
+    ``seconds``, and lets lines gather for as many as ``pause`` between two. ``tell`` is told the
+    first fault.
     """
 
     def __init__(
@@ -31,8 +32,10 @@ class Courier:
         *,
         urgent: bool = False,
         seconds: float = 2.0,
+        pause: float = 0.0,
     ) -> None:
-        self._make, self._tell, self._urgent, self._seconds = make, tell, urgent, seconds
+        self._make, self._tell, self._urgent = make, tell, urgent
+        self._seconds, self._pause = seconds, pause
         self._wire = make()
         self.renew()
 
@@ -46,6 +49,7 @@ class Courier:
         # A signal's handler may post while the thread that it interrupts does.
         self._lock = threading.RLock()
         self._turn = threading.Lock()
+        self._hurry = threading.Event()
 
     def post(self, lines: str) -> None:
         """Have whole lines sent."""
@@ -61,11 +65,14 @@ class Courier:
                 self._fault(f"{MOST} shipments wait already")
                 return
             self._waiting.append(lines)
+            if len(self._waiting) > MOST // 2:
+                self._hurry.set()
             if self._thread is None or not self._thread.alive:
                 self._start()
 
     def flush(self, seconds: float) -> None:
         """Give what waits so much time to be sent."""
+        self._hurry.set()
         thread = self._thread
         if thread:
             thread.wait(seconds)
@@ -81,6 +88,8 @@ class Courier:
     def _work(self) -> None:
         while lines := self._taken():
             self._ship(lines)
+            if self._pause:
+                self._hurry.wait(self._pause)
 
     def _taken(self) -> str:
         """All that waits; if nothing does, this thread is done."""
