@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 
 import psycopg2
 import pytest
 
-from pgstats.ask import session, tables
+from pgstats.ask import pages, session, tables
 from pgstats.ask.postgres import PostgresAsker
 from pgstats.model import POSTGRES, Poll, Target
 from pgstats.scratch import Cluster, Scratch
@@ -160,7 +162,7 @@ def test_no_poll_writes_a_file(crowd: Cluster, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(session, "_guards", tight)
 
-    def written(budget: int, polls: int) -> bool:
+    def written(budget: int | None, polls: int) -> bool:
         begin = crowd.log.stat().st_size
         one = Target(
             POSTGRES, "main", crowd.dsn(), timeout=60.0, tables=budget, databases=("large",)
@@ -172,6 +174,41 @@ def test_no_poll_writes_a_file(crowd: Cluster, monkeypatch: pytest.MonkeyPatch) 
 
     assert not written(0, 1)
     assert not written(BUDGET, 2)
+    monkeypatch.setattr(pages, "PAGE", 500)  # trees, a few of which have 50 leaves
+    assert not written(None, 1)
     monkeypatch.setattr(tables, "FEW", 10 * PLAIN)
     monkeypatch.setattr(tables, "MANY", "SELECT false")
     assert written(BUDGET, 1), "this is what would be remembered"
+
+
+#: Asks all tables, a few times, and says how many MiB that took at most beyond what was there.
+_PEAK = """
+import gc, sys
+from pgstats.ask.postgres import PostgresAsker
+from pgstats.model import Target
+def status(key):
+    return int(open("/proc/self/status").read().split(key)[1].split()[0]) / 1024
+def poll(tables, times):
+    one = Target("postgres", "main", sys.argv[1], timeout=60.0, tables=tables, databases=("large",))
+    asks = PostgresAsker(one)
+    for _ in range(times):
+        assert asks.poll().ok
+    asks.close()
+gc.set_threshold(100_000, 10, 10)
+poll(0, 2)
+before = status("VmRSS:")
+poll(None, 3)
+print(status("VmHWM:") - before)
+"""
+
+
+def test_memory_is_a_pages_not_the_whole_answers(crowd: Cluster) -> None:
+    """Whole, the answer took 2.7 KiB a row, and 14 MiB here; a page and the numbers kept take 3."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, crowd.dsn()],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert float(done.stdout) < 9

@@ -20,6 +20,8 @@ from pgstats.noun import Noun
 
 _Row = dict[str, Any]
 
+_INT = 1 << 31  # what is less has 4 bytes
+
 
 class _Page(Noun):
     """The columns of the tables of a page, its row of what is folded, and its own sums."""
@@ -108,8 +110,11 @@ class _Sums:
 def _packed(values: Sequence[Any]) -> Sequence[Any]:
     """The same in less memory: numbers of one kind without an object for each."""
     kinds = set(map(type, values))
-    if kinds in ({int}, {float}):
-        return array("q" if int in kinds else "d", values)
+    if kinds == {int}:
+        short = min(values) >= -_INT and max(values) < _INT
+        return array("i" if short else "q", values)
+    if kinds == {float}:
+        return array("d", values)
     return _unknown(len(values)) if kinds == {type(None)} else values
 
 
