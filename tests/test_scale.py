@@ -174,7 +174,7 @@ def test_no_poll_writes_a_file(crowd: Cluster, monkeypatch: pytest.MonkeyPatch) 
 
     assert not written(0, 1)
     assert not written(BUDGET, 2)
-    monkeypatch.setattr(pages, "PAGE", 500)  # trees, a few of which have 50 leaves
+    monkeypatch.setattr(pages, "PAGE", 50)  # trees, which can all have 50 leaves
     assert not written(None, 1)
     monkeypatch.setattr(tables, "FEW", 10 * PLAIN)
     monkeypatch.setattr(tables, "MANY", "SELECT false")

@@ -42,8 +42,10 @@ def every_table(session: Session, database: str, poll: Poll) -> list[Shown]:
         found += frames(session, database, OF_EACH, page.tables) if page.tables["root"] else []
         shown += named(page.tables) if "oids" in page.tables else []
         late += over(page.tables)
-    found += frames(session, database, OF_EACH, sums.rest())
-    found += frames(session, database, OF_ALL, sums.totals())
+    # What is folded comes first: a large dictionary, of strings until then, that is given `OTHER`
+    # last grows to twice the size and more.
+    poll.frames += frames(session, database, OF_EACH, sums.rest())
+    poll.frames += frames(session, database, OF_ALL, sums.totals())
     poll.frames += found
     poll.over[database] = late
     poll.counts["tables_folded"] += sums.folded
