@@ -23,7 +23,7 @@ from pgstats.catalogue.own import LOSSES
 from pgstats.errors import ShipError
 from pgstats.lookup import LookupFailed
 from pgstats.ship import Paper, Wire, cure, cut, said, wire
-from pgstats.ship.base import Lost, reason
+from pgstats.ship.base import AT_ONCE, Lost, reason
 from pgstats.ship.kernel import drops
 from pgstats.ship.pace import BURST, FIRST_REST, LONGEST_REST, Pace, Rest
 from pgstats.sink import Sink, series
@@ -162,6 +162,60 @@ def test_a_burst_then_the_rate() -> None:
     assert clock.slept == []
     assert all(pace.take(1) for _ in range(500))
     assert sum(clock.slept) == pytest.approx(0.5)
+
+
+def taken(pace: Pace, packets: int) -> list[int]:
+    """So many packets as a shipment takes them."""
+    steps: list[int] = []
+    while (left := packets - sum(steps)) > 0:
+        steps.append(pace.take(60, min(left, AT_ONCE)))
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("rate", "step"), [(1, 1), (99, 1), (100, 1), (250, 2), (1000, 10), (50_000, 10)]
+)
+def test_the_packets_of_a_moment_are_waited_for_together(rate: int, step: int) -> None:
+    """At the default rate a hundred wake-ups a second, and not a thousand."""
+    clock = Clock()
+    pace = Pace(rate, clock, clock.sleep)
+    assert taken(pace, BURST) == [BURST]
+    assert clock.slept == []
+    steps = taken(pace, 500)
+    assert max(steps) == step
+    assert len(clock.slept) == 500 / step
+    assert sum(clock.slept) == pytest.approx(500 / rate)
+
+
+def test_no_more_are_waited_for_than_time_is_left() -> None:
+    clock = Clock()
+    pace = Pace(1000, clock, clock.sleep)
+    assert taken(pace, BURST) == [BURST]
+    assert pace.take(0.0035, AT_ONCE) == 3
+    assert clock.slept == [pytest.approx(0.003)]
+    assert pace.take(0.0005, AT_ONCE) == pace.take(-1, AT_ONCE) == 0
+    assert len(clock.slept) == 1
+
+
+@given(
+    rate=st.integers(1, 100_000),
+    steps=st.lists(st.tuples(st.floats(-1, 1), st.integers(1, AT_ONCE), st.floats(0, 0.1))),
+)
+def test_no_more_go_than_the_rate_and_a_burst(
+    rate: int, steps: list[tuple[float, int, float]]
+) -> None:
+    clock = Clock()
+    pace = Pace(rate, clock, clock.sleep)
+    start = clock.now
+    gone = 0
+    for seconds, most, busy in steps:
+        before = clock.now
+        found = pace.take(seconds, most)
+        assert 0 <= found <= min(most, BURST)
+        assert clock.now - before <= max(0, seconds) + 1e-6
+        gone += found
+        assert gone <= BURST + rate * (clock.now - start) * 1.000001 + 0.001
+        clock.now += busy
 
 
 def test_rest_gives_the_burst_back_but_no_more() -> None:

@@ -6,11 +6,16 @@ import time
 from collections.abc import Callable
 
 BURST = 20  # packets that may go out at once: a fifth of what a default receive buffer holds
+STEP = 0.01  # seconds: the packets of so much time are waited for together
+LONGEST_STEP = 10  # packets: a receiver has them read before the next ones come
 FIRST_REST, LONGEST_REST = 0.25, 10.0  # seconds: the longest costs a poll or two of the usual 10 s
 
 
 class Pace:
-    """A token bucket: `BURST` packets at once, then ``rate`` a second; 0 is no limit."""
+    """A token bucket: `BURST` packets at once, then ``rate`` a second; 0 is no limit.
+
+    Each wait costs a wake-up, so several are waited for together.
+    """
 
     def __init__(
         self,
@@ -19,23 +24,27 @@ class Pace:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._rate = rate
+        self._step = max(1, min(LONGEST_STEP, int(STEP * rate)))
         self._clock = clock
         self._sleep = sleep
         self._tokens = float(BURST)
         self._at = clock()
 
     def take(self, seconds: float, most: int = 1) -> int:
-        """Wait until a packet may go; says how many may, 0, and no wait, if that takes longer."""
+        """Wait until packets may go, ``most`` or a few; says how many.
+
+        What takes longer than that is not waited for: fewer may go, or none.
+        """
         if not self._rate:
             return most
         self._refill()
-        wait = (1 - self._tokens) / self._rate
-        if wait > seconds:
+        wanted = int(min(most, self._step, self._tokens + seconds * self._rate))
+        if wanted < 1:
             return 0
-        if wait > 0:
-            self._sleep(wait)
+        if self._tokens < wanted:
+            self._sleep((wanted - self._tokens) / self._rate)
             self._refill()
-        taken = max(1, min(most, int(self._tokens)))
+        taken = max(wanted, min(most, int(self._tokens)))
         self._tokens -= taken
         return taken
 
