@@ -7,12 +7,12 @@ share of the time, and gives at most so many rows: whatever it is, it costs no m
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 
-from pgstats.ask.answer import Columns, Rows, frame
+from pgstats.ask.answer import Columns, Rows, framed, turned
 from pgstats.ask.failure import failure, sqlstate
 from pgstats.ask.globs import chosen
 from pgstats.ask.session import Session
@@ -154,16 +154,19 @@ def ask(
         text = "the answer holds a value that Python has no room for, such as a date before Christ"
         raise AskError(stage, "other", text, "cast it in the SQL: column::text") from error
     kept = rows[: question.rows]
-    if fault := _fault(question, columns, kept):
+    if fault := _missing(question, columns, kept):
         raise AskError(stage, "other", *fault)
-    found, _ = frame(query, session.version, columns, kept, target=target, shared=shared)
-    if len(set(found.keys)) < found.height:
+    by_name = turned(columns, kept)
+    if fault := _wrong(question, by_name):
+        raise AskError(stage, "other", *fault)
+    (found,) = framed([query], session.version, by_name, len(kept), target, shared)
+    if not _distinct(found):
         raise AskError(stage, "other", *_indistinct(question))
     return found, len(rows) > len(kept)
 
 
-def _fault(question: Question, columns: Columns, rows: Rows) -> tuple[str, str] | None:
-    """What is wrong with an answer, and what to do about it."""
+def _missing(question: Question, columns: Columns, rows: Rows) -> tuple[str, str] | None:
+    """What is wrong with the columns of an answer, and what to do about it."""
     if rows and len(rows[0]) != len(columns):
         return "two columns of the answer have the same name", "name them apart with AS"
     metrics = [metric.name for metric in question.query.metrics]
@@ -175,13 +178,24 @@ def _fault(question: Question, columns: Columns, rows: Rows) -> tuple[str, str] 
             f"the answer has no column {missing[0]}; it has {there}",
             "name a column with AS, and the same in labels or metrics",
         )
-    at = {name: list(columns).index(name) for name in metrics}
-    for name, place in at.items():
-        values = [row[place] for row in rows]
-        for value in () if set(map(type, values)) <= _NUMBERS else values:
-            if cure := _cast(name, value):
-                return f"column {name} holds something that is no number", cure
     return None
+
+
+def _wrong(question: Question, by_name: Mapping[str, Sequence[object]]) -> tuple[str, str] | None:
+    """Which of the values of the metrics are no numbers, and what to do about it."""
+    for metric in question.query.metrics:
+        values = by_name[metric.name]
+        for value in () if set(map(type, values)) <= _NUMBERS else values:
+            if cure := _cast(metric.name, value):
+                return f"column {metric.name} holds something that is no number", cure
+    return None
+
+
+def _distinct(frame: Frame) -> bool:
+    """Whether the labels tell all rows apart; where a single one does, that is seen quickly."""
+    height = frame.height
+    alone = (len(set(column)) == height for column in reversed(frame.labels))
+    return any(alone) or len(set(frame.keys)) == height
 
 
 def _cast(name: str, value: object) -> str:
