@@ -20,7 +20,8 @@ from pgstats.noun import Noun
 
 _Row = dict[str, Any]
 
-_INT = 1 << 31  # what is less has 4 bytes
+#: How an array can hold numbers of a kind.
+_CODES: dict[type | None, str] = {int: "iq", float: "d"}
 
 
 class _Page(Noun):
@@ -111,13 +112,15 @@ class _Sums:
 
 def _packed(values: Sequence[Any]) -> Sequence[Any]:
     """The same in less memory: numbers of one kind without an object for each."""
-    kinds = set(map(type, values))
-    if kinds == {int}:
-        short = min(values) >= -_INT and max(values) < _INT
-        return array("i" if short else "q", values)
-    if kinds == {float}:
-        return array("d", values)
-    return _unknown(len(values)) if kinds == {type(None)} else values
+    kind = type(values[0]) if values else None
+    if kind is type(None) and values.count(None) == len(values):
+        return _unknown(len(values))
+    for code in _CODES.get(kind, ()):
+        try:
+            return array(code, values)
+        except (TypeError, OverflowError):  # some are unknown, or too large
+            continue
+    return values
 
 
 @lru_cache(maxsize=2)
