@@ -144,15 +144,18 @@ def _read(
 def _labels(
     query: Query, by_name: Mapping[str, Sequence[Any]], length: int, shared: tuple[str, ...]
 ) -> list[Sequence[object]]:
-    """The labels' columns as text. NULL is "none", or marks the folded rest."""
+    """The labels' columns as text. NULL is "none", or marks the folded rest.
+
+    They are tuples like those of rows: what is computed of the same rows has equal columns.
+    """
     null = OTHER if query.folds else "none"
-    found: list[Sequence[object]] = [[value] * length for value in shared]
+    found: list[Sequence[object]] = [(value,) * length for value in shared]
     for label, column in list(query.labels.items())[len(shared) :]:
         values = by_name.get(column, by_name.get(label, [None] * length))
         if set(map(type, values)) == {str}:
-            found.append(list(map(_same, values)))
+            found.append(tuple(map(_same, values)))
         else:
-            found.append([null if value is None else _same(str(value)) for value in values])
+            found.append(tuple(null if value is None else _same(str(value)) for value in values))
     return found
 
 

@@ -20,6 +20,7 @@ from pgstats.shape.column import at_work, column
 
 Memory = dict[str, Any]
 Growth = dict[Row, dict[str, float] | None]
+Totals = tuple[list[str], list[tuple[Row, list[Any]]]]
 
 _QUERIES, _TIME, _WAITS = "total_query_count", "total_query_time_us", "total_wait_time_us"
 #: By group: the totals that something is derived from. Only these never fall while all is well.
@@ -52,10 +53,11 @@ def _compare(poll: Poll, frame: Frame, pools: Frame | None, memory: Memory, now:
     """What the totals of a frame grew by; the memory is brought up to date."""
     group = frame.query.group
     before = memory.get(group, {})
-    growth = _growth(poll, frame, before, now)
+    totals = _totals(frame)
+    growth = _growth(poll, totals, before, now)
     if frame.query is TOTALS and not poll.target.include_admin:
         _take_out_the_console(poll, before, growth)
-    memory[group] = _remembered(poll, frame, now)
+    memory[group] = _remembered(poll, totals, now)
     waiting = _waiting(memory[group]["labels"], pools)
     _mark_astray(growth, before, waiting)
     memory[group]["waiting"] = list(waiting.values())
@@ -63,7 +65,7 @@ def _compare(poll: Poll, frame: Frame, pools: Frame | None, memory: Memory, now:
     return growth
 
 
-def _totals(frame: Frame) -> tuple[list[str], list[tuple[Row, list[Any]]]]:
+def _totals(frame: Frame) -> Totals:
     """The names of the totals that something is derived from; of each row its labels and these."""
     wanted = _TOTALS[frame.query.group]
     metrics = zip(frame.metrics, frame.numbers, strict=True)
@@ -74,9 +76,9 @@ def _totals(frame: Frame) -> tuple[list[str], list[tuple[Row, list[Any]]]]:
     return [name for name, _ in totals], list(zip(frame.keys, rows, strict=True))
 
 
-def _remembered(poll: Poll, frame: Frame, now: float) -> Memory:
+def _remembered(poll: Poll, totals: Totals, now: float) -> Memory:
     """What the next poll is compared with, as plain data for JSON."""
-    names, rows = _totals(frame)
+    names, rows = totals
     return {
         "at": now,
         "names": names,
@@ -92,13 +94,13 @@ def _by_row(before: Mapping[str, Any], what: str) -> dict[Row, Any]:
     return dict(zip(map(tuple, before.get("labels", ())), before.get(what, ()), strict=False))
 
 
-def _growth(poll: Poll, frame: Frame, before: Mapping[str, Any], now: float) -> Growth:
+def _growth(poll: Poll, totals: Totals, before: Mapping[str, Any], now: float) -> Growth:
     """By labels: what each total grew by, and "seconds"; None where a total fell.
 
     Rows seen for the first time are left out, unless they are certainly new: then all they count
     has come since the last poll.
     """
-    names, rows = _totals(frame)
+    names, rows = totals
     elapsed = now - before.get("at", now)
     if before.get("names") != names or elapsed <= 0:
         return {}
@@ -163,7 +165,10 @@ def _delta(
         for name, old, value in zip(names, last, new, strict=True)
         if old is not None and value is not None
     }
-    return None if any(value < 0 for value in delta.values()) else {**delta, "seconds": elapsed}
+    if min(delta.values(), default=0) < 0:
+        return None
+    delta["seconds"] = elapsed
+    return delta
 
 
 def _waiting(rows: Iterable[Sequence[str]], pools: Frame | None) -> dict[Row, Number | None]:
@@ -188,7 +193,7 @@ def _mark_astray(
     """
     for labels, last in _by_row(before, "waiting").items():
         delta, now = growth.get(labels), waiting.get(labels)
-        if not delta or last is None or now is None:
+        if not delta or last is None or now is None or now == last:
             continue
         if abs(now - last) * 10 > delta.get(_QUERIES, math.inf):
             delta[_ASTRAY] = 1

@@ -14,6 +14,7 @@ has for pgstats; what is on PgBouncer's own machine is where PgBouncer is reache
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pgstats.catalogue.postgres.overcommit import OVERCOMMIT
@@ -80,13 +81,22 @@ def _openable(
         own, theirs = databases.get((database,)), members.get(database, [])
         if own is None or place.several or (poll.shared and not poll.target.peer):
             return len(theirs), None
-        *defaults, most = own
-        sizes = [_size(users.get((user,), ()), defaults, poll.version) for user in theirs]
-        total = None if None in sizes else sum(size or 0 for size in sizes)
-        bounds = [bound for bound in (total, most or None) if bound is not None]
-        return len(theirs), min(bounds, default=None) if theirs else 0
+        sizes = tuple(users.get((user,), ()) for user in theirs)
+        return len(theirs), _together(own, sizes, poll.version)
 
     return openable
+
+
+@lru_cache(maxsize=1000)
+def _together(
+    own: Sequence[Number | None], theirs: Sequence[Sequence[Number | None]], version: int
+) -> Number | None:
+    """What the pools of a database may open; most databases have the same limits."""
+    *defaults, most = own
+    sizes = [_size(user, defaults, version) for user in theirs]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    bounds = [bound for bound in (total, most or None) if bound is not None]
+    return min(bounds, default=None) if theirs else 0
 
 
 def _size(
