@@ -177,7 +177,8 @@ class Wire(StatsClientBase):  # type: ignore[misc]
                     first = first or fault
                 if refused == GIVE_UP_AFTER or isinstance(fault, (TimeUp, *self.tiring)):
                     hopeless = fault
-            self._count(packets[at:], hopeless)
+            if hopeless:
+                self._count(packets[at:], hopeless)
         self.counts["seconds"] += time.monotonic() - start
         return first
 

@@ -11,7 +11,8 @@ def packed(texts: Iterable[str], size: int) -> Iterator[list[bytes]]:
     for text in texts:
         data = text.encode(errors="replace")
         *whole, rest = cut(rest + b"\n" + data if rest else data, size) or [b""]
-        yield whole
+        if whole:
+            yield whole
     if rest:
         yield [rest]
 
