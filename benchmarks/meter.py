@@ -53,6 +53,18 @@ def private(pid: int) -> float:
     return sum(int(one.split()[1]) for one in lines if one.startswith("Private_")) / 1024
 
 
+def resting(server: Callable[[], float], seconds: float = 5.0) -> float:
+    """Milliseconds of CPU that a server takes in a second while nobody asks it anything."""
+    before, started = server(), time.monotonic()
+    time.sleep(seconds)
+    return (server() - before) / (time.monotonic() - started)
+
+
+def asked_for(cost: Cost, rate: float) -> Cost:
+    """A cost without what the server would have taken meanwhile, ``rate`` a second, anyway."""
+    return cost._replace(server=cost.server - rate * cost.wall / 1000)
+
+
 def run(argv: Sequence[str | Path], environ: Mapping[str, str] | None = None) -> Cost:
     """A program from its start to its end, with what it starts and waits for."""
     started = time.monotonic()

@@ -34,6 +34,13 @@ def test_the_clock_of_another_process_goes_on_while_it_works() -> None:
         busy.kill()
 
 
+def test_what_a_server_takes_anyway_is_nobody_s_cost() -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY]) as busy:
+        assert meter.resting(lambda: meter.cpu(busy.pid), 0.5) > 50
+        busy.kill()
+    assert meter.asked_for(Cost(1, 16, 500), 2) == Cost(1, 15, 500)
+
+
 def test_all_take_turns_and_the_first_round_does_not_count() -> None:
     turns: list[str] = []
 
