@@ -6,10 +6,12 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from pgstats import noun
 from pgstats.noun import Noun
 
 
@@ -131,3 +133,9 @@ def test_whoever_is_constructed_first_makes_the_constructor(first: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "7 Child Kind Kind(field=2)\n[True, False]\n"
+
+
+def test_every_named_tuple_is_a_noun() -> None:
+    package = Path(noun.__file__).parent
+    found = {path.name for path in package.rglob("*.py") if "NamedTuple" in path.read_text()}
+    assert found == {"noun.py"}
