@@ -197,6 +197,40 @@ def test_no_more_are_waited_for_than_time_is_left() -> None:
     assert len(clock.slept) == 1
 
 
+def test_what_is_given_back_may_go_at_once() -> None:
+    clock = Clock()
+    pace = Pace(1, clock, clock.sleep)
+    assert pace.take(60, AT_ONCE) == BURST
+    pace.give_back(3)
+    assert pace.take(0, AT_ONCE) == 3
+    pace.give_back(BURST + 1)
+    assert pace.take(0, AT_ONCE) == BURST, "and no more"
+
+
+def test_trouble_takes_no_time_from_those_behind_it(wires: Wires) -> None:
+    """Twenty may go at once, then one a second: one meets trouble, the others still go."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        ours = wires(f"udp://127.0.0.1:{receiver.getsockname()[1]}", max_packet=64)
+        ours._pace = Pace(1)
+        assert ours.ship("x:1|g")
+        wrong = ours._socket.dup()
+
+        def texts() -> Iterator[str]:
+            yield "".join(f"{'x' * 50}{n}:1|g\n" for n in range(2))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.bind(("127.0.0.1", 0))
+                nobody = other.getsockname()
+            wrong.connect(nobody)
+            wrong.send(b"lost")  # behind the wire's back: the refusal stays in the socket
+            wrong.connect(receiver.getsockname())
+            yield "".join(f"{'x' * 50}{n}:1|g\n" for n in range(10))
+
+        assert ours.hand_over(texts(), 0.5) == "Connection refused"
+        wrong.close()
+    assert (ours.counts["packets"], ours.counts["errors"]) == (12, 1)
+
+
 @given(
     rate=st.integers(1, 100_000),
     steps=st.lists(st.tuples(st.floats(-1, 1), st.integers(1, AT_ONCE), st.floats(0, 0.1))),

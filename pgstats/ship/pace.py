@@ -48,6 +48,10 @@ class Pace:
         self._tokens -= taken
         return taken
 
+    def give_back(self, packets: int) -> None:
+        """Note that so many have not gone after all."""
+        self._tokens += packets
+
     def _refill(self) -> None:
         now = self._clock()
         self._tokens = min(BURST, self._tokens + (now - self._at) * self._rate)

@@ -172,7 +172,15 @@ class DatagramWire(_SocketWire):
         allowed = self._pace.take(until - time.monotonic(), len(packets))
         if not allowed:
             raise TimeUp("took too long")
-        return super()._put(packets[:allowed], until)
+        used = 1
+        try:
+            used = super()._put(packets[:allowed], until)
+        except Lost as fault:
+            used += fault.out
+            raise
+        finally:
+            self._pace.give_back(allowed - used)
+        return used
 
     def _hand(self, to: socket.socket, packets: list[bytes], until: float) -> int:
         self._send_one(to, packets[0], until)
