@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,9 @@ from typing import Any
 
 import pytest
 
+from pgstats.daemon.crew import Crew
 from pgstats.daemon.grid import Grid
+from pgstats.daemon.jobs import Done, Entry, Job, Record
 
 #: Serves the jobs that a file of JSON lists, and prints everything that happens as JSON.
 SCRIPT = """
@@ -300,6 +302,63 @@ def test_five_hundred_jobs_need_few_threads(start: Start) -> None:
     threads = max(event["threads"] for event in daemon.found("work"))
     note(f"500 jobs ran on {threads - 1} threads")
     assert threads <= 40
+
+
+class Hall:
+    """A crew, and what its threads do."""
+
+    def __init__(self, idle: float) -> None:
+        self.reports: SimpleQueue[Entry] = SimpleQueue()
+        self.crew = Crew(lambda entry, *_: self.reports.put(entry), idle=idle)
+        self.threads: list[int] = []
+        self.open = threading.Event()
+
+    def work(self, skipped: int) -> Done:
+        self.threads.append(threading.get_ident())
+        self.open.wait(60)
+        return Done(ok=not skipped, seconds=0.0)
+
+    def run(self, count: int) -> set[int]:
+        """Have so many runs done at once; which threads did them."""
+        self.threads.clear()
+        self.open.clear()
+        for _ in range(count):
+            self.crew.take(Entry(Job("job", 1.0, self.work, lambda: None), Record()))
+        assert soon(lambda: not self.crew.grow() and len(self.threads) == count)
+        self.open.set()
+        for _ in range(count):
+            self.reports.get(timeout=60)
+        return set(self.threads)
+
+
+def soon(met: Callable[[], bool], within: float = 60.0) -> bool:
+    """Whether it comes to be."""
+    end = time.monotonic() + within
+    while not met() and time.monotonic() < end:
+        time.sleep(0.01)
+    return met()
+
+
+def test_the_thread_that_was_free_last_comes_first() -> None:
+    hall = Hall(idle=3600)
+    assert len(hall.run(20)) == 20
+    assert soon(lambda: len(hall.crew._idle) == 20)
+    seen = set()
+    for _ in range(30):
+        seen |= hall.run(1)
+        assert soon(lambda: len(hall.crew._idle) == 20)
+    assert len(seen) == 1
+
+
+def test_threads_without_work_leave_but_for_one() -> None:
+    hall = Hall(idle=0.05)
+    task = Path("/proc/self/task")
+    before = len(list(task.iterdir()))
+    for _ in range(3):
+        assert len(hall.run(20)) == 20
+        assert soon(lambda: len(hall.crew._hands) == 1)
+        assert soon(lambda: len(list(task.iterdir())) <= before + 1)
+    assert len(hall.run(1)) == 1
 
 
 def test_a_machine_without_room_for_threads_polls_late_and_says_so(start: Start) -> None:

@@ -29,6 +29,10 @@ from pgstats.model import Failure
 #: Up to so many jobs all start at once; more are spread over their first interval.
 FEW = 10
 
+#: Steps of that part of a circle never meet, and come close to no place twice. So those that stand
+#: together in a file, as all PostgreSQL may, are not polled one after the other.
+_GOLDEN = (5**0.5 - 1) / 2
+
 #: Seconds that runs at work are given to end by themselves when the daemon stops.
 GRACE = 1.0
 
@@ -138,7 +142,7 @@ class _Loop:
         self._entries = {job.name: Entry(job, records.get(job.name) or Record()) for job in jobs}
         grid, now = Grid(self._clock), self._clock()
         for position, (name, entry) in enumerate(self._entries.items()):
-            lag = entry.job.interval * position / len(jobs) if len(jobs) > FEW else 0.0
+            lag = entry.job.interval * (position * _GOLDEN % 1) if len(jobs) > FEW else 0.0
             due = self._grid.next_of(name, entry.job.interval)
             start = now + lag if due is None else due
             grid.add(name, entry.job.interval, start, partial(self._hand_over, entry))
@@ -183,7 +187,7 @@ class _Loop:
     def _hand_out(self) -> None:
         """Gives every due job to the crew."""
         self._grid.run_pending()
-        shortage = self._crew.grow(self._at_work)
+        shortage = self._crew.grow()
         if shortage and not self._shortage:
             self._tell(_ERROR, shortage)
         self._shortage = shortage
@@ -239,8 +243,9 @@ class _Loop:
             self._tell(_DEBUG, line)
 
     def _listen(self) -> None:
-        """Makes the calls that arrive until a job or the next report is due."""
-        self._until = min(self._grid.due(), self._reported + self._rhythm)
+        """Makes the calls that arrive until a job, the next report or another thread is due."""
+        waits = self._clock() + self._crew.left()
+        self._until = min(self._grid.due(), self._reported + self._rhythm, waits)
         while (left := self._until - self._clock()) > 0:
             self._answer(left)
 
