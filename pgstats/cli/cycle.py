@@ -179,11 +179,13 @@ class Cycle:
         if poll.target.family == POSTGRES:
             implied += _bounded(poll, lambda: self._overcommit(poll, at), list[Frame]())
         value, sent = self._config.statsd.on_vanish, self._state.sent(poll.target)
-        said = [*implied, *self._said(poll, skipped_runs)]
+        said, failed = [*implied, *self._said(poll, skipped_runs)], len(poll.failures)
         retire = partial(shape.retired, said, sent, value)
         own = poll.target.questions
         last = _bounded(poll, lambda: retire(partial=poll.partial, questions=own), list[Frame]())
-        return Shaped(poll.target, last, [*implied, *self._said(poll, skipped_runs)], poll)
+        if len(poll.failures) > failed:  # of which the account is not told yet
+            said = [*implied, *self._said(poll, skipped_runs)]
+        return Shaped(poll.target, last, said, poll)
 
     def _lost(self, polls: Sequence[Poll]) -> list[Shaped]:
         """The last values of the targets that have left the configuration."""

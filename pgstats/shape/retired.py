@@ -215,8 +215,12 @@ def _names(answer: _Answer) -> tuple[dict[Row, Names], Sequence[Row]]:
 
     They are told by which of the gauges are unknown that not all rows send; then these of each row.
     """
-    gauges = {name: column for name, column in answer.gauges if column.count(None) < answer.height}
-    sparse = {name: column for name, column in gauges.items() if None in column}
+    gauges: dict[str, Sequence[Any] | None] = {}  # None where every row sends it
+    for name, column in answer.gauges:
+        missing = column.count(None)
+        if missing < answer.height:
+            gauges[name] = column if missing else None
+    sparse = {name: column for name, column in gauges.items() if column is not None}
     if not sparse:
         return {(): tuple(gauges)}, [()] * answer.height
     columns = ([number is None for number in column] for column in sparse.values())
