@@ -152,7 +152,7 @@ class _Answers:
         for answer in self.places.get(place, ()):
             for names, keys in _alike(answer):
                 start = seen.get(names, 0)
-                if known.get(names, ())[start : start + len(keys)] != keys:
+                if known.get(names, [])[start : start + len(keys)] != keys:
                     return False
                 seen[names] = start + len(keys)
         return all(seen[names] == len(rows) for names, rows in known.items())
@@ -195,9 +195,10 @@ def _gather(frame: Frame, answers: list[_Answer]) -> None:
     for part in frame.parts:
         metrics = zip(part.metrics, part.numbers, strict=True)
         gauges = [(m.name, column) for m, column in metrics if m.kind in ("gauge", "total")]
-        same = next((one for one in answers if one.labels == part.labels), None)
-        if same is None or not part.labels:
-            answers.append(_Answer(part.labels, part.height, gauges))
+        labels, height = part.labels, part.height
+        same = next((one for one in answers if one.height == height and one.labels == labels), None)
+        if same is None:
+            answers.append(_Answer(labels, height, gauges))
         else:
             same.gauges.extend(gauges)
 
