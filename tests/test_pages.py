@@ -14,7 +14,7 @@ from pgstats.ask.answer import Columns, Rows
 from pgstats.ask.postgres import PostgresAsker
 from pgstats.catalogue.postgres.tables import NEED, NEEDS, TABLES, TOTALS
 from pgstats.model import POSTGRES, Poll, Target
-from pgstats.scratch import Cluster, Scratch
+from pgstats.scratch import Bouncer, Cluster, Scratch
 from tests.test_ask_postgres import column, poll
 from tests.why import until
 
@@ -139,6 +139,18 @@ def test_where_nothing_is_counted_pages_know_nothing(
         server.settings["track_counts"] = "on"
         server.reload()
         until(lambda: server.psql("SHOW track_counts") == "on")
+
+
+def test_behind_a_pool_each_page_may_be_of_another_connection(
+    server: Cluster, scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = told(poll(one(server, tables=1000)))
+    monkeypatch.setattr(pages, "PAGE", 20)
+    with Bouncer(scratch, {"*": server.address}, name="turns") as bouncer:
+        pooled = Target(
+            POSTGRES, "main", bouncer.dsn("postgres"), pooled=True, tables=None, timeout=20.0
+        )
+        assert told(poll(pooled)) == whole
 
 
 def test_an_empty_database_has_sums(server: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
