@@ -11,7 +11,8 @@ a mean is withheld.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from functools import lru_cache
 from typing import Any
 
 from pgstats.catalogue.pgbouncer import ADMIN, DERIVED, OF_CONSOLES, TOTALS
@@ -217,8 +218,7 @@ def _unsettled(growth: Growth, pools: Frame | None) -> list[Row]:
 
 
 def _compute(query: Query, growth: Growth, poll: Poll) -> Frame:
-    grew = set().union(*filter(None, growth.values()))
-    metrics = tuple(m for m in query.metrics if m.on(poll.version) or m.of.keys() <= grew)
+    metrics = _metrics(query, poll.version, frozenset().union(*filter(None, growth.values())))
     rows: list[Row] = []
     alike: dict[Row, Row] = {}  # most pools do nothing most of the time
     for labels, delta in growth.items():
@@ -228,6 +228,12 @@ def _compute(query: Query, growth: Growth, poll: Poll) -> Frame:
                 alike[key] = tuple(_value(metric, delta) for metric in metrics)
             rows.append((*labels, *alike[key]))
     return poll.target.frame(query, metrics, rows)
+
+
+@lru_cache(maxsize=100)
+def _metrics(query: Query, version: int, grew: Set[str]) -> tuple[Metric, ...]:
+    """What there is to say: the same at every poll, as what is spelled of it is remembered."""
+    return tuple(m for m in query.metrics if m.on(version) or m.of.keys() <= grew)
 
 
 def _value(metric: Metric, delta: Mapping[str, float]) -> Number | None:
