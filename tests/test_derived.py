@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -550,6 +551,31 @@ def test_rates_are_those_of_the_time_of_the_poll(tmp_path: Path) -> None:
         cycle.ship([poll], 1.0)
     lines = b"\n".join(paper.packets).decode()
     assert gauges(lines)["pgstats.pgbouncer.front.stats.shop.queries_per_second"] == 2
+
+
+def test_what_is_spelled_is_put_together_once(
+    tmp_path: Path, narrow: Bouncer, cluster: Cluster
+) -> None:
+    """The same questions have the same metrics at every poll: the very objects."""
+    path = tmp_path / "pgstats.toml"
+    dsns = json.dumps(narrow.dsn("pgbouncer", "stats")), json.dumps(cluster.dsn())
+    path.write_text(
+        f'[[pgbouncer]]\nname = "front"\ndsn = {dsns[0]}\ncounters = "count"\n'
+        f'[[postgres]]\nname = "main"\ndsn = {dsns[1]}\ntimeout = "60s"\n'
+    )
+    config = load(str(path), {}, {}, parse_dsn)
+    cycle = Cycle(config, State(), pytest.fail, Paper())
+    forms: list[list[object]] = []
+    with ExitStack() as stack:
+        askers = [(one, stack.enter_context(closing(asker(one)))) for one in config.targets]
+        for _ in range(5):
+            for one, its in askers:
+                polls = polled(one, its.poll)
+                assert not polls[0].problems()
+                assert cycle.ship(polls, 60)
+            forms.append([form for its in cycle._spellers.values() for form in its._forms.values()])
+    assert len(forms[2]) > 30
+    assert forms[4] == forms[2]
 
 
 def test_a_poll_notes_when_its_numbers_were_true(narrow: Bouncer) -> None:
