@@ -115,6 +115,16 @@ def test_a_dead_process_costs_its_own_gauges(processes: list[Process]) -> None:
     assert [failure.stage for failure in whole.failures] == ["process 2: connect"]
 
 
+def test_sums_have_the_metrics_of_the_processes(processes: list[Process]) -> None:
+    """The very objects, so that what is spelled of a group is put together once as well."""
+    whole, first, *_ = spread(asker(grouped(processes)).poll())
+    theirs = {frame.query.group: frame.metrics for frame in first.frames}
+    assert {"pools", "stats", "lists"} <= theirs.keys()
+    for frame in whole.frames:
+        if all(metric.across for metric in theirs[frame.query.group]):
+            assert frame.metrics is theirs[frame.query.group]
+
+
 def test_all_dead_is_down(processes: list[Process]) -> None:
     peers = [
         Poll(sibling(grouped(processes), "1", "/nowhere"), down=Failure("connect", "refused", "no"))

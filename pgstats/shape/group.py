@@ -81,7 +81,10 @@ def _sum(target: Target, frames: Sequence[Frame]) -> Frame:
         (*labels, *(_across(metric, numbers.get(name)) for name, metric in metrics.items()))
         for labels, numbers in found.items()
     ]
-    return target.frame(query, tuple(metrics.values()), rows)
+    whole = tuple(metrics.values())
+    # The very ones, if they are: what is spelled of them is remembered.
+    same = next((frame.metrics for frame in frames if frame.metrics == whole), whole)
+    return target.frame(query, same, rows)
 
 
 def _across(metric: Metric, values: Sequence[Number] | None) -> Number | None:
