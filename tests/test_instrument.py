@@ -454,6 +454,8 @@ def test_many_lines_do_not_wait_until_there_is_no_room() -> None:
         ours = wire(f"udp://127.0.0.1:{receiver.getsockname()[1]}", rate=0)
         with closing(ours):
             courier = Courier(lambda: ours, pytest.fail, pause=600)
+            courier.post("first:1|c\n")
+            assert received(receiver, 1) == ["first:1|c"]
             for at in range(MOST // 2 + 1):
                 courier.post(f"x:{at}|c\n")
             until = time.monotonic() + 30
