@@ -212,13 +212,12 @@ class Speller:
         dialect: Dialect,
         prefix: str,
         tags: Mapping[str, str] = {},
-        counts: Counts | None = None,
         known: Mapping[str, Mapping[Any, str]] = {},
     ) -> None:
         self.dialect = dialect
         self.prefix = prefix
         self.tags = tags
-        self.counts = counts or Counts()
+        self.counts = Counts()
         self.known = known
         self.notes: dict[str, str] = {}
         self._names: dict[_Scope, _Names] = {}

@@ -226,6 +226,23 @@ def test_last_values_that_could_not_be_spelled_are_due_again(tmp_path: Path) -> 
     assert found == [([5], 0), ([], 0), ([0], 1), ([], 1)]
 
 
+def test_what_was_skipped_and_altered_is_counted_over_all_targets_and_polls(tmp_path: Path) -> None:
+    path = tmp_path / "pgstats.toml"
+    path.write_text("".join(f'[[postgres]]\nname = "{n}"\ndsn = "host=here"\n' for n in "ab"))
+    config, paper = load(str(path), {}, {}, parse_dsn), Paper()
+    cycle = Cycle(config, State(), pytest.fail, paper)
+    found = []
+    for _ in range(2):
+        for target in config.targets:
+            paper.packets.clear()
+            cycle.ship([Poll(target, [frame(DATABASE, ("shop é", None))])], 5)
+            lines = gauges(b"\n".join(paper.packets).decode())
+            numbers = [lines[f"pgstats.self.ship.{n}"] for n in ("skipped_values", "altered_names")]
+            found.append(numbers)
+        cycle = cycle.renewed(config)
+    assert found == [[1, 1], [2, 2], [3, 2], [4, 2]]
+
+
 # The command on real servers. Every file has a state of its own.
 
 

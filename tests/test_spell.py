@@ -19,7 +19,6 @@ from pgstats.spell import (
     _FORMS,
     DIALECTS,
     LONGEST,
-    Counts,
     Speller,
     clean,
     shape,
@@ -83,7 +82,7 @@ def _read(line: str, dialect: str) -> Said:
 
 
 def speller(dialect: str = "plain", tags: Mapping[str, str] | None = None) -> Speller:
-    return Speller(DIALECTS[dialect], "pgstats", tags or {}, Counts())
+    return Speller(DIALECTS[dialect], "pgstats", tags or {})
 
 
 def tables(*rows: Row, **more: Any) -> Frame:

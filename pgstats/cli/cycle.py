@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain
-from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from pgstats import shape, why
@@ -57,8 +56,7 @@ class _Tally:
     """What has happened since the start of the process, whatever was configured meanwhile."""
 
     def __init__(self) -> None:
-        # Of each target: those of several are spelled at once, by a thread each.
-        self.spelled: dict[tuple[str, str], Counts] = {}
+        self.spelled = Counts()  # by all spellers: each has its own, for a thread of its own
         self.retired = 0  # series
         self.told: set[str] = set()  # what somebody was warned of
         self.counts: list[Mapping[str, float]] = []  # of each wire that was used
@@ -71,6 +69,12 @@ class _Tally:
         if not any(counts is wire.counts for counts in self.counts):
             self.counts.append(wire.counts)
             self.drops.append(wire.drops)
+
+    def add(self, counts: Counts) -> None:
+        """Take over what a speller has counted."""
+        self.spelled.skipped_values += counts.skipped_values
+        self.spelled.altered_names += counts.altered_names
+        counts.skipped_values = counts.altered_names = 0
 
 
 class Cycle:
@@ -125,10 +129,9 @@ class Cycle:
                     sent = self._state.sent(target) if target else {}
             tags = {**self._config.statsd.tags, **(target.tags if target else {})}
             dialect = DIALECTS[self._config.statsd.dialect]
-            counts = self._tally.spelled.setdefault(key, Counts())
             tagged, known = sent.get("altered", (None, {}))
             known = known if tagged == dialect.tagged else {}
-            self._spellers[key] = Speller(dialect, self._config.prefix, tags, counts, known)
+            self._spellers[key] = Speller(dialect, self._config.prefix, tags, known)
         return self._spellers[key]
 
     def shaped(self, polls: Sequence[Poll], skipped_runs: int = 0) -> list[Shaped]:
@@ -230,9 +233,10 @@ class Cycle:
                 self._warn(f"{target.name}: {text} (told once)")
 
     def _account_for(self, found: Iterable[Shaped], *, taken: bool) -> None:
-        """Count the last values, or have them sent again if they may not have arrived."""
+        """Count what was spelled; have last values sent again if they may not have arrived."""
         with self._state.lock:
             for one in found:
+                self._tally.add(self._speller(one.target).counts)
                 if taken:
                     self._tally.retired += sum(f.height * len(f.metrics) for f in one.last)
                 elif one.last:
@@ -270,13 +274,14 @@ class Cycle:
         """The numbers of `self.ship`; what is not known is left out."""
         counts = _added(self._tally.counts)
         lost = self._receiver_drops()
-        spelled = list(self._tally.spelled.values())
+        with self._state.lock:
+            self._tally.add(self._speller(None).counts)
         return {
             **counts,
             **{f"dropped_{why}": lines for why, lines in _added(self._tally.drops).items()},
             **({} if lost is None else {"receiver_drops": lost}),
-            "skipped_values": sum(map(attrgetter("skipped_values"), spelled)),
-            "altered_names": sum(map(attrgetter("altered_names"), spelled)),
+            "skipped_values": self._tally.spelled.skipped_values,
+            "altered_names": self._tally.spelled.altered_names,
             "retired_series": self._tally.retired,
         }
 
