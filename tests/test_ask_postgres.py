@@ -18,6 +18,7 @@ from pgstats.ask import asker
 from pgstats.ask.globs import chosen, pattern
 from pgstats.ask.postgres import PostgresAsker
 from pgstats.ask.session import Session
+from pgstats.ask.witness import ALWAYS, sample
 from pgstats.catalogue.postgres.tables import select
 from pgstats.errors import AskError
 from pgstats.model import OTHER, POSTGRES, Frame, Poll, Target
@@ -197,6 +198,26 @@ def test_the_kept_connection_is_kept(cluster: Cluster) -> None:
     second = cluster.psql(who)
     asks.close()
     assert first == second != ""
+
+
+def test_a_view_that_cannot_be_read_fails_alone(cluster: Cluster) -> None:
+    """Of all that one statement reads. So does one that somebody has locked."""
+    name = f"blind{time.monotonic_ns()}"
+    cluster.psql(f"CREATE ROLE {name} LOGIN; REVOKE SELECT ON pg_replication_slots FROM PUBLIC")
+    one = Target(POSTGRES, "main", cluster.dsn(user=name))
+    try:
+        with closing(Session(one, time.monotonic() + 30)) as session:
+            found = sample(session)
+            with closing(psycopg2.connect(cluster.dsn())) as owner:
+                owner.cursor().execute("LOCK pg_db_role_setting IN ACCESS EXCLUSIVE MODE")
+                later = sample(session)
+    finally:
+        cluster.psql(f"GRANT SELECT ON pg_replication_slots TO PUBLIC; DROP ROLE {name}")
+    assert {view: fault.reason for view, fault in found.missing.items()} == {"slots": "not_allowed"}
+    assert set(found.views) == {view.name for view in ALWAYS} - {"slots"}
+    assert found.server["role"] == name
+    assert set(later.missing) == {"slots", "role_settings"}
+    assert later.missing["role_settings"].reason == "timeout"
 
 
 def prepared(asks: PostgresAsker) -> int:
