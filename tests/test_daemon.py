@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -23,12 +25,13 @@ import pytest
 from pgstats.daemon.crew import Crew
 from pgstats.daemon.grid import Grid
 from pgstats.daemon.jobs import Done, Entry, Job, Record
+from pgstats.daemon.tidy import Tidy
 
 #: Serves the jobs that a file of JSON lists, and prints everything that happens as JSON.
 SCRIPT = """
-import json, os, resource, sys, time
+import gc, json, os, resource, sys, time, weakref
 from pathlib import Path
-from pgstats.daemon import Done, Job, serve
+from pgstats.daemon import Done, Job, serve, tidy
 from pgstats.errors import ConfigError
 
 ahead = [0.0]
@@ -37,7 +40,7 @@ def say(event, **more):
     line = json.dumps({"event": event, "at": time.monotonic(), **more})
     os.write(1, line.encode() + b"\\n")
 
-def job(name, interval, seconds=0.0, fault="", ok=True, jump=0.0, timeout=10.0):
+def job(name, interval, seconds=0.0, fault="", ok=True, jump=0.0, timeout=10.0, circle=False):
     runs = []
     def work(skipped):
         threads = len(os.listdir("/proc/self/task"))
@@ -46,6 +49,9 @@ def job(name, interval, seconds=0.0, fault="", ok=True, jump=0.0, timeout=10.0):
         time.sleep(seconds)
         if fault:
             raise RuntimeError(fault)
+        if circle:
+            round = lambda: round
+            weakref.finalize(round, say, "freed")
         say("done", name=name)
         return Done(ok, 0.041)
     return Job(name, interval, work, lambda: say("close", name=name), timeout)
@@ -56,6 +62,8 @@ def load():
         raise ConfigError(found.split(";"))
     return [job(**each) for each in found]
 
+gc.disable()
+tidy.EVERY = 0.5
 if len(sys.argv) > 2:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[2]),) * 2)
@@ -370,6 +378,33 @@ def test_a_machine_without_room_for_threads_polls_late_and_says_so(start: Start)
         daemon.wait("done", name=f"t{number}", within=60)
     assert "worker threads, polls may be late" in daemon.told(3)[0]
     assert daemon.stop() < 2
+
+
+# --- its memory
+
+
+def test_what_goes_round_in_circles_is_let_go_of_now_and_then(start: Start) -> None:
+    daemon = start({"name": "round", "interval": 0.2, "circle": True})
+    daemon.wait("freed", 3)
+
+
+def test_garbage_is_looked_for_once_a_minute() -> None:
+    class Round:
+        def __init__(self) -> None:
+            self.itself = self
+
+    gc.collect()
+    gc.disable()
+    try:
+        tidy = Tidy(1000.0)
+        found = []
+        for now in (1059.9, 1060.1, 1119.9, 1120.2):
+            seen = weakref.ref(Round())
+            tidy.look(now)
+            found.append(seen() is None)
+    finally:
+        gc.enable()
+    assert found == [False, True, False, True]
 
 
 # --- signals

@@ -23,6 +23,7 @@ from pgstats.daemon.desk import PATIENCE, Desk, doors
 from pgstats.daemon.grid import Grid
 from pgstats.daemon.jobs import Done, Entry, Job, Record, Standing
 from pgstats.daemon.systemd import Systemd
+from pgstats.daemon.tidy import Tidy
 from pgstats.errors import DeskError, PgstatsError
 from pgstats.model import Failure
 
@@ -116,6 +117,7 @@ class _Loop:
         self._rhythm = min(1.0, systemd.pulse / 2)  # seconds between two reports
         self._reported = -inf
         self._fed = clock()  # when the watchdog was last fed
+        self._tidy = Tidy(clock())
         self._status = self._shortage = self._stall = ""
 
     def run(self) -> None:
@@ -263,6 +265,7 @@ class _Loop:
         if now - self._reported < self._rhythm:
             return
         self._reported = now
+        self._tidy.look(now)
         status = self._summary()
         if status != self._status:
             self._systemd.send(f"STATUS={status}")
