@@ -16,10 +16,12 @@ def kept(error: _Error) -> _Error:
 
     These hold all that was at work, often the keeper itself: only Python's collector would end it.
     """
-    link: BaseException | None = error
-    while link:
+    links: list[BaseException] = [error]
+    for link in links:
         link.__traceback__ = None
-        link = link.__cause__ or link.__context__
+        before = link.__cause__ or link.__context__
+        if before and before not in links:
+            links.append(before)
     return error
 
 

@@ -31,7 +31,7 @@ _TYPES = {"count": "c", "timing": "ms"}
 
 _BLOCK = 2000  # lines that are spelled at once
 _WORTH = 50_000  # characters that are worth a shipment
-_FORMS = 300  # that are remembered of a target
+_FORMS = 2000  # that are remembered of a target
 
 _T = TypeVar("_T")
 

@@ -201,7 +201,7 @@ def test_the_kept_connection_is_kept(cluster: Cluster) -> None:
 
 
 def test_a_view_that_cannot_be_read_fails_alone(cluster: Cluster) -> None:
-    """Of all that one statement reads. So does one that somebody has locked."""
+    """So does one that somebody has locked."""
     name = f"blind{time.monotonic_ns()}"
     cluster.psql(f"CREATE ROLE {name} LOGIN; REVOKE SELECT ON pg_replication_slots FROM PUBLIC")
     one = Target(POSTGRES, "main", cluster.dsn(user=name))

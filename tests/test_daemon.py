@@ -371,6 +371,25 @@ def test_threads_without_work_leave_but_for_one() -> None:
     assert len(hall.run(1)) == 1
 
 
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_a_thread_that_cannot_be_had_is_tried_again_a_second_later(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And meanwhile nobody spins: there is time for signals and for runs that have ended."""
+
+    def none(_: object) -> None:
+        raise error
+
+    hall = Hall(idle=3600)
+    with monkeypatch.context() as without:
+        without.setattr("pgstats.daemon.crew.Hand", none)
+        hall.crew.take(Entry(Job("job", 1.0, hall.work, lambda: None), Record()))
+        assert "polls may be late" in hall.crew.grow()
+        assert hall.crew.left() > 0.5
+    hall.open.set()
+    assert soon(lambda: not hall.crew.grow() and not hall.reports.empty()), "the run is not lost"
+
+
 def test_a_machine_without_room_for_threads_polls_late_and_says_so(start: Start) -> None:
     jobs: list[Spec] = [{"name": f"t{n}", "interval": 1, "seconds": 0.5} for n in range(60)]
     daemon = start(*jobs, more=(str(12 << 20),))

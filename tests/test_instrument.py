@@ -462,6 +462,8 @@ def test_many_lines_do_not_wait_until_there_is_no_room() -> None:
             while courier._waiting:
                 assert time.monotonic() < until
                 time.sleep(0.01)
+            with courier._lock:
+                assert not courier._hurry.is_set(), "from then on lines gather again"
 
 
 def test_a_signal_may_post_while_its_thread_does() -> None:

@@ -12,8 +12,10 @@ from pgstats.errors import AskError
 
 _Parameters = Mapping[str, object] | None
 
-#: What a server says of a statement that it does not know, knows already, or has to plan anew.
-_ASTRAY = ("26000", "42P05", "0A000")
+#: What a server says of a statement that it does not know, or knows already.
+_ASTRAY = ("26000", "42P05")
+#: Of one whose answer would have other columns by now, or that it has no way to prepare.
+_UNFIT = "0A000"
 
 
 class _Statement:
@@ -48,9 +50,10 @@ class Prepared:
             try:
                 return self._connection.ask(f"EXECUTE {self._known[sql].name}", stage=stage)
             except AskError as error:
-                if self._connection.closed or sqlstate(error) not in _ASTRAY:
+                if self._connection.closed or sqlstate(error) not in (*_ASTRAY, _UNFIT):
                     raise
-                self._able = False
+                self._known[sql].able = False
+                self._able = self._able and sqlstate(error) == _UNFIT
         return self._connection.ask(sql, parameters, stage)
 
     def _ready(self, sql: str, parameters: _Parameters, stage: str) -> bool:

@@ -35,22 +35,14 @@ def sample(
 
     ``relations`` are the oids of heaps and indexes on which every lock is of interest. Raises
     `AskError` only where the connection is gone.
-
-    One statement reads all views, which spares ten answers to wait for. Where it fails each is
-    read by one of its own, so that it fails alone.
     """
-    asked = [view for view in views if session.version >= view.since]
-    given: dict[str, object] = {"relations": list(relations)}
-    try:
-        return Sample(session.version, _records(session, asked, "sample", given))
-    except AskError:
-        if session.closed:
-            raise
     found: dict[str, Sequence[Record]] = {}
     missing: dict[str, Failure] = {}
-    for view in asked:
+    for view in views:
+        if session.version < view.since:
+            continue
         try:
-            found |= _records(session, [view], view.name, given)
+            found[view.name] = _records(session, view, relations=list(relations))
         except AskError as error:
             if session.closed:
                 raise
@@ -58,18 +50,13 @@ def sample(
     return Sample(session.version, found, missing=missing)
 
 
-def _records(
-    session: Session, views: Sequence[View], stage: str, given: dict[str, object]
-) -> dict[str, Sequence[Record]]:
-    """The rows of views by their names: sent as bytes, for a name may be in any encoding."""
-    sql = "\nUNION ALL\n".join(
-        f"SELECT '{view.name}', textsend(v::text) FROM ({view.sql}) AS rows (v)"  # noqa: S608
-        for view in views
-    )
-    texts: dict[str, list[str]] = {view.name: [] for view in views}
-    for name, row in session.ask(sql, given, stage)[1]:
-        texts[name].append(bytes(row).decode(errors="replace"))
-    return {name: json.loads(f"[{','.join(found)}]") for name, found in texts.items()}
+def _records(session: Session, view: View, **parameters: Any) -> list[Record]:
+    """The rows of a view, as bytes, since a name may be in any encoding, or in none."""
+    sql = f"SELECT textsend(v::text) FROM ({view.sql}) AS rows (v)"  # noqa: S608 - our own
+    _, rows = session.ask(sql, parameters, view.name)
+    texts = ",".join([bytes(row).decode(errors="replace") for (row,) in rows])
+    found: list[Record] = json.loads(f"[{texts}]")
+    return found
 
 
 class Witness:
@@ -153,7 +140,7 @@ class Witness:
         owners = None if self._owners is None else self._owners[database]
         view = heap_view(self._kept.version, asked=owners is not None)
         with self._visit(database) as session:
-            return _records(session, [view], view.name, {"owners": list(owners or ())})[view.name]
+            return _records(session, view, owners=list(owners or ()))
 
     def _narrow(self, heaps: dict[str, Sequence[Record]]) -> None:
         """From the first sample on, look at the same heaps: what changes of them is the point."""

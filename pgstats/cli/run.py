@@ -58,6 +58,7 @@ def command(**options: Any) -> int:
             for target in config.targets:
                 log.state(f"{target.name}: timeout", overlaps(target), WARNING)
             cycle = cycle.renewed(config)
+            courier.flush(0)  # runs at work will still post to it
             courier = _courier(config, cycle)
             return jobs(config, cycle, courier, state, log)
 

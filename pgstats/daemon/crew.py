@@ -16,7 +16,7 @@ from pgstats.threads import Hand
 
 Report = Callable[[Entry, Done, BaseException | None], None]
 
-_Desk = SimpleQueue[Entry]
+_Desk = SimpleQueue[Entry | None]
 
 Outcome = tuple[Done, BaseException | None]
 _NO_MEMORY: Outcome = (Done(ok=False, seconds=0.0, error="out of memory"), None)
@@ -61,7 +61,8 @@ class Crew:
         """Has the entry's job run by a free thread, or the next that is."""
         with self._lock:
             if self._idle:
-                self._idle.pop().put(entry)
+                self._idle[-1].put(entry)  # first: that may fail, for want of memory
+                self._idle.pop()
             else:
                 self._waiting.append((time.monotonic(), entry))
 
@@ -77,7 +78,7 @@ class Crew:
         while self._left(now) <= 0:
             try:
                 self._start()
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 self._again = now + _COUNT_EVERY
                 self._fault = f"only {len(self._hands)} worker threads, polls may be late: {error}"
         return self._fault
@@ -108,7 +109,9 @@ class Crew:
                 if desk in self._idle:
                     self._idle.remove(desk)
                 with suppress(Empty):
-                    self._waiting.appendleft((time.monotonic(), desk.get_nowait()))
+                    if entry := desk.get_nowait():
+                        self._waiting.appendleft((time.monotonic(), entry))
+                    desk.put(None)  # should it begin after all
 
     def _start(self) -> None:
         """Starts one more thread, for the entry that has waited longest."""
@@ -117,14 +120,16 @@ class Crew:
             with self._lock:
                 if self._waiting:
                     desk = _Desk()
-                    self._hands[desk] = Hand(partial(self._toil, desk))
-                    desk.put(self._waiting.popleft()[1])
+                    desk.put(self._waiting[0][1])
+                    hand = Hand(partial(self._toil, desk))
+                    self._waiting.popleft()
+                    self._hands[desk] = hand
         finally:
             threading.stack_size(usual)
 
     def _toil(self, desk: _Desk) -> None:
         """The life of a thread."""
-        entry: Entry | None = desk.get()
+        entry = desk.get()
         while entry:
             outcome: Outcome = _NO_MEMORY
             with suppress(MemoryError):
@@ -145,7 +150,7 @@ class Crew:
             with self._lock:
                 if self._idle[-1:] != [desk] and desk in self._idle:
                     self._idle.remove(desk)
-                    del self._hands[desk]
+                    self._hands.pop(desk, None)
                     return None
 
     def _reported(self, entry: Entry, outcome: Outcome) -> bool:

@@ -65,13 +65,16 @@ class Courier:
                 self._fault(f"{MOST} shipments wait already")
                 return
             self._waiting.append(lines)
-            if len(self._waiting) > MOST // 2:
+            # Not each time, nor without a pause: a signal's handler that posts while `set` is at it
+            # would wait for itself.
+            if self._pause and len(self._waiting) > MOST // 2 and not self._hurry.is_set():
                 self._hurry.set()
             if self._thread is None or not self._thread.alive:
                 self._start()
 
     def flush(self, seconds: float) -> None:
-        """Give what waits so much time to be sent."""
+        """Give what waits so much time to be sent; what comes later does not wait either."""
+        self._pause = 0.0
         self._hurry.set()
         thread = self._thread
         if thread:
@@ -96,6 +99,7 @@ class Courier:
         with self._lock:
             lines = "".join(self._waiting)
             self._waiting.clear()
+            self._hurry.clear()
             if not lines:
                 self._thread = None
         return lines

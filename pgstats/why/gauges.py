@@ -34,6 +34,7 @@ def frames(poll: Poll, memory: Memory) -> list[Frame]:
     memory["holds"] = seen
     tables = [frame for frame in poll.frames if frame.query is TABLES]
     memory["over"] = over_since(poll.over, memory.get("over", {}), sample.at)
+    memory.pop("tables", None)  # of versions that remembered them by another name
     vain = vacuumed_in_vain(tables, memory.setdefault("vacuums", {}), case)
     return [
         poll.target.frame(HORIZON, HORIZON.metrics, _ages(case)),

@@ -89,6 +89,8 @@ def _forget_all_but(there: Container[Row], known: dict[str, Any]) -> None:
     for schema, tables in known.items():
         for table in [name for name in tables if (schema, name) not in there]:
             del tables[table]
+    for schema in [schema for schema, tables in known.items() if not tables]:
+        del known[schema]
 
 
 def _held(ages: Iterable[Number | None], case: Case, database: str) -> bool:
