@@ -407,7 +407,10 @@ def test_what_goes_round_in_circles_is_let_go_of_now_and_then(start: Start) -> N
     daemon.wait("freed", 3)
 
 
-def test_garbage_is_looked_for_once_a_minute() -> None:
+def test_garbage_is_looked_for_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that takes no time to speak of, as it does among all the objects of the tests."""
+    monkeypatch.setattr("pgstats.daemon.tidy._SHARE", 1e9)
+
     class Round:
         def __init__(self) -> None:
             self.itself = self
