@@ -407,9 +407,9 @@ def test_what_goes_round_in_circles_is_let_go_of_now_and_then(start: Start) -> N
     daemon.wait("freed", 3)
 
 
-def test_garbage_is_looked_for_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where that takes no time to speak of, as it does among all the objects of the tests."""
-    monkeypatch.setattr("pgstats.daemon.tidy._SHARE", 1e9)
+def _found(monkeypatch: pytest.MonkeyPatch, share: float, *looks: tuple[float, int]) -> list[bool]:
+    """Whether each look, at this time after so many runs more, found what there was."""
+    monkeypatch.setattr("pgstats.daemon.tidy._SHARE", share)
 
     class Round:
         def __init__(self) -> None:
@@ -420,13 +420,34 @@ def test_garbage_is_looked_for_once_a_minute(monkeypatch: pytest.MonkeyPatch) ->
     try:
         tidy = Tidy(1000.0)
         found = []
-        for now in (1059.9, 1060.1, 1119.9, 1120.2):
+        for now, runs in looks:
+            for _ in range(runs):
+                tidy.ran()
             seen = weakref.ref(Round())
             tidy.look(now)
             found.append(seen() is None)
     finally:
         gc.enable()
-    assert found == [False, True, False, True]
+    return found
+
+
+#: Among all the objects of the tests a look takes longer than the share it has of a minute.
+NO_TIME = 1e9
+
+
+def test_garbage_is_looked_for_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = (1059.9, 0), (1060.1, 0), (1119.9, 0), (1120.2, 0)
+    assert _found(monkeypatch, NO_TIME, *looks) == [False, True, False, True]
+
+
+def test_garbage_is_looked_for_after_a_thousand_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = (1001.0, 999), (1002.0, 1), (1003.0, 999), (1004.0, 1)
+    assert _found(monkeypatch, NO_TIME, *looks) == [False, True, False, True]
+
+
+def test_looking_for_garbage_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = (1060.0, 1000), (1200.0, 1000)
+    assert _found(monkeypatch, 1e-9, *looks) == [True, False]
 
 
 # --- signals

@@ -206,6 +206,7 @@ class _Loop:
     def _finished(self, entry: Entry, done: Done, error: BaseException | None) -> None:
         """Notes what became of a run."""
         self._release(entry)
+        self._tidy.ran()
         bug = Failure.bug(entry.job.name, error).message if error else ""
         entry.note(replace(done, error=bug) if bug else done, self._clock())
         if error and bug != entry.bug:

@@ -11,19 +11,29 @@ import gc
 import time
 
 EVERY = 60.0  # seconds
+AFTER = 1000  # runs: hundreds of targets, or short intervals, do not wait that long
 _SHARE = 0.001  # of the time, at most: there may be millions of objects
 
 
 class Tidy:
-    """Has Python look now and then."""
+    """Has Python look now and then, on whatever clock."""
 
     def __init__(self, now: float) -> None:
-        self._due = now + EVERY
+        self._rest(now, 0.0)
+
+    def _rest(self, now: float, cost: float) -> None:
+        """Take the time off that a look has earned."""
+        self._runs = 0
+        self._may = now + cost / _SHARE
+        self._must = max(now + EVERY, self._may)
+
+    def ran(self) -> None:
+        """Count a run."""
+        self._runs += 1
 
     def look(self, now: float) -> None:
-        """Do so if it is time again, on whatever clock."""
-        if now < self._due:
-            return
-        start = time.thread_time()
-        gc.collect()
-        self._due = now + max(EVERY, (time.thread_time() - start) / _SHARE)
+        """Do so if it is time again."""
+        if now >= self._must or (now >= self._may and self._runs >= AFTER):
+            start = time.thread_time()
+            gc.collect()
+            self._rest(now, time.thread_time() - start)
