@@ -13,7 +13,7 @@ from benchmarks import meter
 from benchmarks.case import Goal, Result
 from benchmarks.lab import Lab
 from benchmarks.meter import Cost
-from pgstats.catalogue.postgres.tables import Way, select
+from pgstats.catalogue.postgres.tables import choice, named, rest
 
 VIEW = "SELECT schemaname, relname, n_live_tup, n_dead_tup FROM pg_stat_user_tables"
 _OURS = (
@@ -26,40 +26,53 @@ _THEIRS = "SET max_parallel_workers_per_gather = 0"
 
 
 class _Kept:
-    """A kept connection that asks one question again and again."""
+    """A kept connection that is asked one thing again and again."""
 
-    def __init__(self, dsn: str, settings: str, sql: str, asked: dict[str, Any] | None) -> None:
+    def __init__(self, dsn: str, settings: str, ask: Callable[[Any], None]) -> None:
         self._raw = psycopg2.connect(dsn)
         self._raw.autocommit = True
         self._cursor = self._raw.cursor()
         self._cursor.execute(settings)
         self._pid = self._raw.info.backend_pid
-        self._sql, self._asked = sql, asked
+        self._ask = ask
 
     def cycle(self) -> Cost:
         before = meter.cpu(self._pid)
-        self._cursor.execute(self._sql, self._asked)
-        self._cursor.fetchall()
+        self._ask(self._cursor)
         return Cost(0, meter.cpu(self._pid) - before, peak=meter.private(self._pid))
 
     def close(self) -> None:
         self._raw.close()
 
 
-def _select(lab: Lab, tables: int, way: Way = "many") -> str:
-    version = int(lab.cluster.psql("SHOW server_version_num"))
-    return select(version, tables, globs=False, way=way)
+class _Chosen:
+    """What is asked about 50 of many tables, and the others."""
+
+    def __init__(self, version: int, *, stay: bool) -> None:
+        self._sql = [sql(version, globs=False) for sql in (choice, named, rest)]
+        self._stay = stay
+        self._asked: dict[str, Any] = {"tables": 50, "members": []}
+
+    def __call__(self, cursor: Any) -> None:
+        chosen, shown, others = self._sql
+        if not (self._stay and self._asked["members"]):
+            cursor.execute(chosen, self._asked)
+            self._asked["members"] = [root for (root,) in cursor]
+        cursor.execute(shown, self._asked)
+        at = [column.name for column in cursor.description].index("heaps")
+        heaps = [oid for row in cursor for oid in row[at]]
+        cursor.execute(others, self._asked | {"heaps": heaps})
+        cursor.fetchall()
 
 
-def _chosen(lab: Lab, dsn: str, way: Way) -> _Kept:
-    """The question of who has looked before; mostly those chosen then stay."""
-    asked: dict[str, Any] = {"tables": 50, "members": []}
-    with closing(psycopg2.connect(dsn)) as first:
-        cursor = first.cursor()
-        cursor.execute(_select(lab, 50), asked)
-        root = [column.name for column in cursor.description or ()].index("root")
-        asked["members"] = [row[root] for row in cursor if row[root]]
-    return _Kept(dsn, _OURS, _select(lab, 50, way), asked)
+def _one(sql: str) -> Callable[[Any], None]:
+    """What is asked by one statement."""
+
+    def ask(cursor: Any) -> None:
+        cursor.execute(sql)
+        cursor.fetchall()
+
+    return ask
 
 
 def tables(count: int) -> Callable[[Lab], Result]:
@@ -69,11 +82,12 @@ def tables(count: int) -> Callable[[Lab], Result]:
 
 def _tables(count: int, lab: Lab) -> Result:
     dsn = lab.tables(count)
+    version = int(lab.cluster.psql("SHOW server_version_num"))
     kept = {
-        "the view, 4 columns": _Kept(dsn, _THEIRS, VIEW, None),
-        "pgstats, tables = 50": _chosen(lab, dsn, "stay"),
-        "pgstats, tables = 50, another look": _chosen(lab, dsn, "many"),
-        "pgstats, tables = 0": _Kept(dsn, _OURS, _select(lab, 0), {}),
+        "the view, 4 columns": _Kept(dsn, _THEIRS, _one(VIEW)),
+        "pgstats, tables = 50": _Kept(dsn, _OURS, _Chosen(version, stay=True)),
+        "pgstats, tables = 50, another look": _Kept(dsn, _OURS, _Chosen(version, stay=False)),
+        "pgstats, tables = 0": _Kept(dsn, _OURS, _one(rest(version, globs=False, named=False))),
     }
     found = meter.alternately(
         {name: one.cycle for name, one in kept.items()}, 3 if lab.quick else 9

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from pgstats.ask import tables
 from pgstats.ask.postgres import PostgresAsker
-from pgstats.catalogue.postgres.tables import STAY, Way, select
+from pgstats.catalogue.postgres.tables import STAY
 from pgstats.model import POSTGRES, Poll, Target
 from pgstats.scratch import Cluster
 from tests.program import gauges, pgstats
@@ -21,6 +23,9 @@ from tests.why import until
 __all__ = ["database"]
 
 REST = ("_other", "_other")
+
+#: What is asked where those that were chosen before stay.
+STAYING = ("of_roots", "rest")
 
 
 def target(cluster: Cluster, shop: str, **more: object) -> Target:
@@ -82,12 +87,13 @@ def test_of_many_tables_those_who_stay_are_asked_for_at_once(
     """And the answer is what it would be otherwise: the others are gone through if need be."""
     ways = []
 
-    def spied(*of: Any, way: Way, **more: Any) -> str:
+    def spied(way: str, sql: Callable[..., str], *of: Any, **more: Any) -> str:
         ways.append(way)
-        return select(*of, way=way, **more)
+        return sql(*of, **more)
 
     monkeypatch.setattr(tables, "FEW", 2)
-    monkeypatch.setattr(tables, "select", spied)
+    for name in ("select", "choice", "of_roots", "rest"):
+        monkeypatch.setattr(tables, name, partial(spied, name, getattr(tables, name)))
     fill(cluster, database, first=1000, second=900, third=10, fourth=0)
     cluster.psql(
         "CREATE TABLE parted (i int) PARTITION BY RANGE (i);"
@@ -106,7 +112,7 @@ def test_of_many_tables_those_who_stay_are_asked_for_at_once(
         mine = [*ways]
         with closing(PostgresAsker(asks.target, memo)) as other:
             told = other.poll()
-        assert ways == [*mine, "few"]
+        assert ways == [*mine, "select"]
         assert mine == [*expected]
         for metric in ("n_dead_tup", "n_live_tup", "vacuum_trigger_ratio", "size_estimate_bytes"):
             assert shown(found, metric) == shown(told, metric)
@@ -115,22 +121,22 @@ def test_of_many_tables_those_who_stay_are_asked_for_at_once(
 
     with closing(PostgresAsker(target(cluster, database, tables=2))) as asks:
         asks.poll()
-        same(asks, "stay")
+        same(asks, *STAYING)
         assert names(asks.poll()) == {"first", "second"}
         ways.clear()
         more_dead(cluster, database, "fourth", 5000)
         assert names(asks.poll()) == {"fourth", "first"}
-        assert ways == ["stay", "many"]
-        same(asks, "stay")
+        assert ways == [*STAYING, "choice", *STAYING]
+        same(asks, *STAYING)
         cluster.psql("DELETE FROM parted WHERE i < 480", database)
         count = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'leaf'"
         until(lambda: cluster.psql(count, database) == "479")
         assert names(asks.poll()) == {"parted", "fourth"}, "of its partitions the neediest"
-        same(asks, "stay")
+        same(asks, *STAYING)
         ways.clear()
         cluster.psql("DROP TABLE fourth", database)
         assert names(asks.poll()) == {"parted", "first"}
-        assert ways == ["stay", "many"]
+        assert ways == [*STAYING, "choice", *STAYING]
     with closing(PostgresAsker(target(cluster, database, tables=0))) as asks:
         asks.poll()
         assert shown(asks.poll()) == {REST: 1000 + 900 + 10 + 479}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from pgstats.ask.answer import framed, turned
@@ -17,13 +18,17 @@ from pgstats.catalogue.postgres.tables import (
     STAY,
     TABLES,
     TOTALS,
-    Way,
+    choice,
+    rest,
     select,
 )
+from pgstats.catalogue.postgres.tables import named as of_roots
 from pgstats.model import Frame, Metric, Number, Poll, Query, Target
 from pgstats.noun import Noun
 
 Answer = Mapping[str, Sequence[Any]]  # the values of each column
+_Asked = dict[str, Any]
+_Put = Callable[[Callable[..., str], _Asked], Answer]
 
 OF_EACH = (TABLES, NEED)
 OF_ALL = (TOTALS, NEEDS)
@@ -63,7 +68,7 @@ def _chosen(
     session: Session, database: str, poll: Poll, members: Members, large: dict[str, bool]
 ) -> list[Shown]:
     """As many tables as are to have a name."""
-    asked: dict[str, Any] = {
+    asked: _Asked = {
         "tables": session.target.tables,
         "members": members.get(database, []),
         **globs(session.target),
@@ -100,26 +105,38 @@ def over(found: Answer) -> list[int]:
     return [oid for oids in found["over"] for oid in oids or ()]
 
 
-def _ask(session: Session, poll: Poll, asked: dict[str, Any], *, many: bool) -> Answer:
+def _ask(session: Session, poll: Poll, asked: _Asked, *, many: bool) -> Answer:
     """Of many tables those chosen before are kept if they can be: else it takes another look."""
-    target = session.target
-    sql = partial(
-        select,
-        session.version,
-        target.tables,
-        globs=bool(target.exclude_tables),
-        complete=poll.complete,
-    )
-
-    def answer(way: Way) -> Answer:
-        again = way == "few"  # to plan it is nothing beside many tables, but a plan is kept memory
-        return turned(*session.ask(sql(way=way), asked, "tables", again=again))
-
-    if many and target.tables and len(asked["members"]) == target.tables:
-        found = answer("stay")
-        if _settled(found, target.tables):
+    tables = session.target.tables
+    put = partial(_put, session, poll, again=not many)
+    if not tables:
+        return put(partial(rest, named=False), asked)
+    if not many:
+        return put(select, asked)
+    if len(asked["members"]) == tables:
+        found = _members(put, asked)
+        if _settled(found, tables):
             return found
-    return answer("many" if many else "few")
+    return _members(put, asked | {"members": [*put(choice, asked)["root"]]})
+
+
+def _members(put: _Put, asked: _Asked) -> Answer:
+    """The rows of those members that are still there, and of the rest."""
+    found = put(of_roots, asked)
+    heaps = ",".join(map(str, chain.from_iterable(found["heaps"])))  # there may be many thousand
+    others = put(rest, asked | {"heaps": f"{{{heaps}}}"})
+    return {name: [*found[name], *values] for name, values in others.items()}
+
+
+def _put(
+    session: Session, poll: Poll, sql: Callable[..., str], asked: _Asked, *, again: bool
+) -> Answer:
+    """The answer to a statement.
+
+    Beside many tables to plan it is nothing, and a plan is memory that a kept backend keeps.
+    """
+    text = sql(session.version, globs=bool(session.target.exclude_tables), complete=poll.complete)
+    return turned(*session.ask(text, asked, "tables", again=again))
 
 
 def _settled(found: Answer, tables: int) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
-from typing import Literal
+from functools import cache
 
 from pgstats.catalogue.postgres.heaps import all_but, every, heap, of, of_page, settings
 from pgstats.catalogue.postgres.server import forgetful
@@ -311,7 +309,8 @@ _CHOSEN = f"""chosen AS MATERIALIZED (
 #: Of a root: its tables, and those that have more dead rows than their thresholds.
 _OIDS = "array_agg(oid::bigint) FILTER (WHERE own)"
 _OVER = "array_agg(DISTINCT owner::bigint) FILTER (WHERE dead_ratio > 1)"
-_STAYING = "chosen AS MATERIALIZED (SELECT unnest(%(members)s::oid[]) AS root)"
+_FIRST = f"max({_NEED}) FILTER (WHERE NOT apart)"  # what the neediest would be chosen by
+_MEMBERS = "chosen AS MATERIALIZED (SELECT unnest(%(members)s::oid[]) AS root)"
 
 #: The tables that the chosen roots consist of.
 _CONSISTING = """(SELECT root AS oid, root FROM chosen
@@ -319,51 +318,66 @@ _CONSISTING = """(SELECT root AS oid, root FROM chosen
 
 
 #: Up to so many tables of a database the server remembers all heaps of one scan, and chooses among
-#: them. With more it would need temporary files for that.
+#: them. With more it would need temporary files for that, and to plan it all at once takes memory
+#: that a kept backend keeps: they are chosen, asked for and summed up by three statements.
 FEW = 5000
 
 #: Whether a database has more; nothing is counted beyond that.
 MANY = f"""SELECT count(*) > {FEW} FROM (
     SELECT FROM pg_class WHERE relkind IN ('r', 'm') LIMIT {FEW} + 1) AS tables"""
 
-#: How tables are chosen: among ``few``; of ``many`` in a scan of their own; or those chosen before
-#: ``stay``, for which the scan that sums up the others tells whether they should.
-Way = Literal["few", "many", "stay"]
+
+@cache
+def select(version: int, *, globs: bool, complete: bool = True) -> str:
+    """The SQL of all four queries for few tables: a row for each one chosen, and one for the rest.
+
+    Its parameters are ``tables``, how many are chosen, and ``members``, the oids of those chosen
+    before. With ``globs`` there are regular expressions as well, ``exclude_tables`` and
+    ``keep_tables``. Unless the statistics are known to be ``complete``, a table of which nothing
+    is counted may have been forgotten.
+    """
+    counted = _counted(version, every(), globs=globs)
+    chosen = _CHOSEN.format(roots="counted", leaves="counted")
+    others = "NOT EXISTS (SELECT FROM chosen WHERE chosen.root = counted.root)"
+    return f"""{_with(version, complete=complete)}, counted AS {counted}, {chosen}
+{_shown(version, "counted JOIN chosen USING (root)")}
+UNION ALL
+{_row(version, f"counted WHERE {others}")}"""
 
 
 @cache
-def select(
-    version: int, tables: int, *, globs: bool, complete: bool = True, way: Way = "few"
-) -> str:
-    """The SQL of all four queries: a row for each chosen table, and one for the rest.
+def choice(version: int, *, globs: bool, complete: bool = True) -> str:
+    """Of many tables: the roots to choose, each a row. The parameters are the same."""
+    roots, leaves = (_counted(version, heaps, globs=globs) for heaps in (every(), of("tree")))
+    chosen = _CHOSEN.format(roots=f"{roots} AS counted", leaves=f"{leaves} AS counted")
+    return f"""{_with(version, complete=complete)}, {chosen}
+SELECT root::bigint FROM chosen"""
 
-    ``tables`` is how many are chosen, and a parameter too; another one is ``members``, the oids of
-    those chosen before. With ``globs`` there are regular expressions as well, ``exclude_tables``
-    and ``keep_tables``. Unless the statistics are known to be ``complete``, a table of which
-    nothing is counted may have been forgotten. ``need`` is what tables are chosen by, of the rest
-    the largest one; it is told where they are to ``stay``.
+
+@cache
+def named(version: int, *, globs: bool, complete: bool = True) -> str:
+    """Of many tables: a row for each root of ``members``.
+
+    ``heaps`` are its own, those of partitions and of TOAST included; ``need`` is what it would be
+    chosen by, unless it is to be folded.
     """
-    each, detail, more = _metrics(version)
-    summed = [*each, *more]
-    need = f"max({_NEED}) FILTER (WHERE NOT apart)"
-    need = need if way == "stay" else "NULL::float8"
-    choice, of_chosen, of_rest = _chosen(partial(_counted, version, globs=globs), tables, way)
-    shown = f"""SELECT n.nspname::text AS schema, c.relname::text AS "table",
-       root::bigint AS root, oids, over, need,
-       0 AS tables_folded, NULL::bigint AS n_dead_tup_catalogs,
-       {", ".join(m.name for m in (*summed, *detail))}
-  FROM (SELECT root, {_OIDS} AS oids, {_OVER} AS over, {need} AS need,
-       {_listed([*summed, *detail])}
-          FROM {of_chosen} GROUP BY root) AS shown
-       JOIN pg_class c ON c.oid = root JOIN pg_namespace n ON n.oid = c.relnamespace
-UNION ALL
-"""
-    return f"""WITH RECURSIVE {settings(version)}, {_memory(version, complete=complete)}{choice}
-{shown if tables else ""}SELECT NULL AS schema, NULL AS "table", NULL AS root, NULL AS oids,
-       NULL AS over, {need} AS need,
-       {_FOLDED} AS tables_folded, sum(catalog_dead)::bigint AS n_dead_tup_catalogs,
-       {", ".join(map(_rest, summed))}, {", ".join(f"NULL AS {m.name}" for m in detail)}
-  FROM {of_rest}"""
+    counted = _counted(version, of(_CONSISTING), globs=globs)
+    more = f", {_FIRST} AS need, array_agg(oid::bigint) AS heaps"
+    return f"""{_with(version, complete=complete)}, {_MEMBERS}
+{_shown(version, f"{counted} AS counted JOIN chosen USING (root)", more)}"""
+
+
+@cache
+def rest(version: int, *, globs: bool, complete: bool = True, named: bool = True) -> str:
+    """Of many tables: a row of all whose heaps are not among ``heaps``, or of all there are.
+
+    ``need`` is what the first of them would be chosen by.
+    """
+    but = "SELECT unnest(%(heaps)s::oid[])" * named
+    need = f", {_FIRST} AS need" * named
+    counted = _counted(version, all_but(but), globs=globs)
+    return f"""{_with(version, complete=complete)}
+{_row(version, f"{counted} AS counted", need)}"""
 
 
 #: Tables in a page: all of one is in memory at once, but each is planned anew (5 ms).
@@ -460,31 +474,32 @@ _FOLDED = """count(*) FILTER (WHERE own AND NOT leaf) + (
                       JOIN tree USING (oid) GROUP BY tree.root) AS roots)"""
 
 
-def _chosen(counted: Callable[[str], str], tables: int, way: Way) -> tuple[str, str, str]:
-    """Of ``select``: what chooses tables, then the heaps of the chosen ones, and the rest."""
-    if tables == 0:
-        return "", "", f"{counted(all_but())} AS counted"
-    all_heaps = f"counted AS {counted(every())}"
-    if way == "few":
-        choice = _CHOSEN.format(roots="counted", leaves="counted")
-        rest = "NOT EXISTS (SELECT FROM chosen WHERE chosen.root = counted.root)"
-        return (
-            f", {all_heaps}, {choice}",
-            "counted JOIN chosen USING (root)",
-            f"counted WHERE {rest}",
-        )
-    choice = (
-        _STAYING
-        if way == "stay"
-        else _CHOSEN.format(
-            roots=f"{counted(every())} AS counted", leaves=f"{counted(of('tree'))} AS counted"
-        )
-    )
-    named = f"""named AS MATERIALIZED (
-    SELECT * FROM {counted(of(_CONSISTING))} AS counted JOIN chosen USING (root)
-)"""
-    rest = counted(all_but("SELECT oid FROM named"))
-    return f", {choice}, {named}", "named", f"{rest} AS counted"
+def _with(version: int, *, complete: bool) -> str:
+    """What every statement begins with."""
+    return f"WITH RECURSIVE {settings(version)}, {_memory(version, complete=complete)}"
+
+
+def _shown(version: int, heaps: str, more: str = "") -> str:
+    """A row for each root of some heaps, with ``more`` columns."""
+    each, detail, sums = _metrics(version)
+    metrics = [*each, *sums, *detail]
+    return f"""SELECT n.nspname::text AS schema, c.relname::text AS "table", shown.*,
+       0 AS tables_folded, NULL::bigint AS n_dead_tup_catalogs
+  FROM (SELECT root::bigint, {_OIDS} AS oids, {_OVER} AS over,
+       {_listed(metrics)}{more}
+          FROM {heaps} GROUP BY root) AS shown
+       JOIN pg_class c ON c.oid = root JOIN pg_namespace n ON n.oid = c.relnamespace"""
+
+
+def _row(version: int, heaps: str, more: str = "") -> str:
+    """A row of all of some heaps, with the same columns and ``more``."""
+    each, detail, sums = _metrics(version)
+    listed = [*map(_rest, [*each, *sums]), *(f"NULL AS {m.name}" for m in detail)]
+    return f"""SELECT NULL AS schema, NULL AS "table",
+       NULL AS root, NULL AS oids, NULL AS over,
+       {", ".join(listed)}{more},
+       {_FOLDED} AS tables_folded, sum(catalog_dead)::bigint AS n_dead_tup_catalogs
+  FROM {heaps}"""
 
 
 def _listed(metrics: list[Metric]) -> str:
