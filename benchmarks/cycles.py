@@ -13,7 +13,7 @@ from benchmarks.case import Goal, Result
 from benchmarks.driven import Driven, Scraped
 from benchmarks.lab import ROOT, Lab
 from benchmarks.meter import Cost
-from pgstats.catalogue.postgres.tables import NEED, TABLES, paged
+from pgstats.catalogue.postgres.tables import NEED, TABLES
 from pgstats.scratch import free_port
 
 _GAUGES = [metric.name for query in (TABLES, NEED) for metric in query.on(150000)]
@@ -182,7 +182,7 @@ def whole(count: int) -> Callable[[Lab], Result]:
 
     def work(lab: Lab) -> Result:
         dsn, name = lab.tables(count), f"t{count}"
-        text = lab.write("whole.sql", paged(150000, globs=False) % {"after": 0, "page": 1000000})
+        text = lab.write("whole.sql", lab.every_table())
         server = partial(meter.tree, lab.cluster.pid)
         with ExitStack() as stack:
             programs: dict[str, Driven | Scraped] = {

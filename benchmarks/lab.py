@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 
 from benchmarks.sinks import Counter
+from pgstats.catalogue.postgres.heaps import SETTINGS
+from pgstats.catalogue.postgres.tables import paged
 from pgstats.scratch import Bouncer, Cluster, Scratch
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +73,18 @@ class Lab:
             self.cluster.psql("VACUUM ANALYZE pg_class; VACUUM ANALYZE pg_index", name)
             self._filled.add(count)
         return self.cluster.dsn(name)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Those of autovacuum, which heaps are asked for with."""
+        found: dict[str, Any] = json.loads(
+            self.cluster.psql(f"SELECT row_to_json(settings) FROM ({SETTINGS}) AS settings")
+        )
+        return found
+
+    def every_table(self) -> str:
+        """The SQL of the rows of all tables, in one page."""
+        return paged(150000, globs=False) % {"after": 0, "page": 1000000, **self.settings}
 
     def _fill(self, name: str, cuts: list[tuple[int, int]]) -> None:
         with closing(psycopg2.connect(self.cluster.dsn(name))) as session:

@@ -48,10 +48,10 @@ class _Kept:
 class _Chosen:
     """What is asked about 50 of many tables, and the others."""
 
-    def __init__(self, version: int, *, stay: bool) -> None:
+    def __init__(self, version: int, settings: dict[str, Any], *, stay: bool) -> None:
         self._sql = [sql(version, globs=False) for sql in (choice, named, rest)]
         self._stay = stay
-        self._asked: dict[str, Any] = {"tables": 50, "members": []}
+        self._asked: dict[str, Any] = {"tables": 50, "members": [], **settings}
 
     def __call__(self, cursor: Any) -> None:
         chosen, shown, others = self._sql
@@ -85,9 +85,13 @@ def _tables(count: int, lab: Lab) -> Result:
     version = int(lab.cluster.psql("SHOW server_version_num"))
     kept = {
         "the view, 4 columns": _Kept(dsn, _THEIRS, _one(VIEW)),
-        "pgstats, tables = 50": _Kept(dsn, _OURS, _Chosen(version, stay=True)),
-        "pgstats, tables = 50, another look": _Kept(dsn, _OURS, _Chosen(version, stay=False)),
-        "pgstats, tables = 0": _Kept(dsn, _OURS, _one(rest(version, globs=False, named=False))),
+        "pgstats, tables = 50": _Kept(dsn, _OURS, _Chosen(version, lab.settings, stay=True)),
+        "pgstats, tables = 50, another look": _Kept(
+            dsn, _OURS, _Chosen(version, lab.settings, stay=False)
+        ),
+        "pgstats, tables = 0": _Kept(
+            dsn, _OURS, _one(rest(version, globs=False, named=False) % lab.settings)
+        ),
     }
     found = meter.alternately(
         {name: one.cycle for name, one in kept.items()}, 3 if lab.quick else 9

@@ -10,7 +10,6 @@ from benchmarks import meter
 from benchmarks.case import Goal, Result
 from benchmarks.lab import PGSTATS, PYTHON, Lab
 from benchmarks.meter import Cost
-from pgstats.catalogue.postgres.tables import paged
 
 _PROGRAMS = Path(__file__).parent / "programs"
 _SELECT_1 = """import sys, psycopg2
@@ -96,8 +95,7 @@ def once_large(lab: Lab) -> Result:
         f'[statsd]\nurl = "{lab.sink.url}"\nrate = 0\n[[postgres]]\nname = "main"\n'
         f'dsn = """{dsn}"""\ndatabases = ["t10000"]\ntables = "all"\ntimeout = "60s"\n',
     )
-    sql = paged(150000, globs=False) % {"after": 0, "page": 1000000}
-    text = lab.write("all.sql", sql)
+    text = lab.write("all.sql", lab.every_table())
     script = lab.write("view.sql", VIEW)
     bash: list[str | Path] = ["bash", _PROGRAMS / "script.sh", dsn, str(lab.sink.port), script]
     work = {

@@ -529,7 +529,8 @@ def test_many_tables_and_little_memory(cluster: Cluster, database: str) -> None:
     )
     session = Session(target(cluster), time.monotonic() + 30, database)
     plan = session.ask(
-        "EXPLAIN " + select(session.version, globs=False), {"tables": 2000, "members": []}
+        "EXPLAIN " + select(session.version, globs=False),
+        {"tables": 2000, "members": [], **session.settings()},
     )[1]
     found = poll(target(cluster, tables=None, databases=(database,)))
     session.close()

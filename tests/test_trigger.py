@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pgstats.catalogue.postgres.heaps import heaps
+from pgstats.catalogue.postgres.heaps import SETTINGS, heaps
 from pgstats.catalogue.postgres.tables import choice, named, rest, select
 from pgstats.scratch import Cluster, Scratch
 from tests.why import until
@@ -191,8 +191,14 @@ def ratios(cluster: Cluster) -> dict[str, float | None]:
     )
     with closing(psycopg2.connect(cluster.dsn())) as connection:
         cursor = connection.cursor()
-        cursor.execute(sql)
+        cursor.execute(sql, settings(cursor))
         return dict(cursor.fetchall())
+
+
+def settings(cursor: Any) -> dict[str, Any]:
+    """What autovacuum goes by."""
+    cursor.execute(SETTINGS)
+    return dict(zip([column.name for column in cursor.description], *cursor, strict=True))
 
 
 def test_the_ratio_is_the_servers_decision(server: Cluster) -> None:
@@ -280,7 +286,7 @@ def answer(server: Cluster, sql: Callable[[int], str], asked: dict[str, Any]) ->
     version = int(server.psql("SHOW server_version_num"))
     with closing(psycopg2.connect(server.dsn())) as connection:
         cursor = connection.cursor()
-        cursor.execute(sql(version), asked)
+        cursor.execute(sql(version), asked | settings(cursor))
         names = [column.name for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 

@@ -61,7 +61,7 @@ def _pages(session: Session, poll: Poll) -> Iterator[_Page]:
         heaps=session.target.sizes is not None,
         complete=poll.complete,
     )
-    asked: dict[str, Any] = {"page": PAGE, **globs(session.target)}
+    asked: dict[str, Any] = {"page": PAGE, **globs(session.target), **poll.settings}
     after: int | None = 0
     while after is not None:
         page = _small(*session.ask(sql, asked | {"after": after}, "tables"))

@@ -57,6 +57,7 @@ def tables(
     Who was shipped by name the last time stays, unless another table needs vacuum clearly more: so
     membership does not flap.
     """
+    poll.settings = poll.settings or session.settings()  # all databases have the same
     if session.target.tables is not None:
         return _chosen(session, database, poll, members, large)
     from pgstats.ask.pages import every_table  # noqa: PLC0415 - seldom all
@@ -72,6 +73,7 @@ def _chosen(
         "tables": session.target.tables,
         "members": members.get(database, []),
         **globs(session.target),
+        **poll.settings,
     }
     if database not in large:
         large[database] = bool(session.target.tables) and session.ask(MANY)[1][0][0]

@@ -91,8 +91,9 @@ def heap_view(version: int, *, asked: bool) -> View:
     """The heaps of one database: those ``asked`` for, with their TOAST, or all in need of a look.
 
     Rows have the columns of `heaps`, and what else of pg_class and the statistics tells why a
-    vacuum did not come or did not help. The parameter ``owners`` are oids of tables; before 16
-    the number in the name of a temporary schema leads to no process.
+    vacuum did not come or did not help. Its parameters are the settings of autovacuum, and
+    ``owners``, the oids of tables. Before 16 the number in the name of a temporary schema leads to
+    no process.
     """
     owners = "%(owners)s" if asked else ""
     return View(

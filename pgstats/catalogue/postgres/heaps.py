@@ -16,19 +16,20 @@ from pgstats.noun import Noun
 class _Parameter(Noun):
     """One of autovacuum's parameters: a setting, which an option of a heap can override.
 
-    ``option`` is the storage parameter's name where it is not the setting's. A server before
-    ``since`` has neither, and does as if it were ``before``.
+    ``option`` is the storage parameter's name where it is not the setting's. A server that has
+    neither does as if it were ``before``.
     """
 
     name: str
     type: str = "int"
     option: str = ""
-    since: int = 0
     before: str = ""
 
-    def setting(self, version: int) -> str:
-        """Its setting as a column of its name."""
-        value = f"current_setting('{self.name}')" if version >= self.since else self.before
+    def read(self) -> str:
+        """Its setting, as it is read."""
+        value = f"current_setting('{self.name}')"
+        if self.before:
+            value = f"coalesce(current_setting('{self.name}', true), '{self.before}')"
         return f"{value}::{self.type} AS {self.name}"
 
     def given(self) -> str:
@@ -44,21 +45,28 @@ class _Parameter(Noun):
         return f"{of}({option}, {_setting(self.name)})"
 
 
-def _setting(name: str) -> str:
-    """A parameter's setting, read once: a join would carry it along with every row."""
-    return f"(SELECT {name} FROM setting)"
-
-
 _PARAMETERS = (
     _Parameter("autovacuum", "bool", "autovacuum_enabled"),
     _Parameter("autovacuum_vacuum_threshold"),
     _Parameter("autovacuum_vacuum_scale_factor", "float4"),
-    _Parameter("autovacuum_vacuum_max_threshold", since=180000, before="-1"),
+    _Parameter("autovacuum_vacuum_max_threshold", before="-1"),
     _Parameter("autovacuum_vacuum_insert_threshold"),
     _Parameter("autovacuum_vacuum_insert_scale_factor", "float4"),
     _Parameter("autovacuum_freeze_max_age"),
     _Parameter("autovacuum_multixact_freeze_max_age"),
 )
+
+_TYPES = {parameter.name: parameter.type for parameter in _PARAMETERS}
+
+
+def _setting(name: str) -> str:
+    """A parameter's setting: each statement would take a tenth more to read it where it is used."""
+    return f"%({name})s::{_TYPES[name]}"
+
+
+#: The settings by name: one row of the parameters that whatever asks for heaps has. All databases
+#: of a cluster have the same ones; what one of them, or a role, can set for itself is not here.
+SETTINGS = f"SELECT {', '.join(parameter.read() for parameter in _PARAMETERS)}"
 
 #: Each parameter's option as an element of the array that holds a heap's.
 _OPTION = {parameter.name: f"options[{at}]" for at, parameter in enumerate(_PARAMETERS, 1)}
@@ -144,8 +152,10 @@ _CALM = f"""SELECT {_HEAP},
                   AND t.oid NOT IN (SELECT unnest(toast) FROM heirs))"""
 
 _CATALOG = " OR ".join(
-    f"c.namespace = (SELECT {name} FROM setting)" for name in ("pg_catalog", "information_schema")
+    f"c.namespace = (SELECT {name} FROM here)" for name in ("pg_catalog", "information_schema")
 )
+#: Whether rows are counted in this session.
+COUNTED = "(SELECT track_counts FROM here)"
 
 #: TOAST whose table gives it options, or a place among the catalogs.
 _HEIRS = """heirs AS MATERIALIZED (
@@ -309,17 +319,16 @@ def heaps(version: int, owners: str = "") -> str:
     ratios of them, are 0.
     """
     source = of(_ASKED.format(owners=owners)) if owners else every()
-    return f"""{settings(version)}, heap AS NOT MATERIALIZED (
+    return f"""{before(version)}, heap AS NOT MATERIALIZED (
   {heap(version, source)}
 )"""
 
 
-def settings(version: int, *, paged: bool = False) -> str:
-    """What `heap` needs before it: the settings, and which tables are partitions of which."""
+def before(version: int, *, paged: bool = False) -> str:
+    """What `heap` needs before it: the session, and which tables are partitions of which."""
     columns = _COLUMNS.format(frozen=", relallfrozen" * (version >= 180000))
-    listed = ", ".join(parameter.setting(version) for parameter in _PARAMETERS)
-    return f"""setting AS MATERIALIZED (
-  SELECT {listed}, current_setting('track_counts')::bool AS track_counts,
+    return f"""here AS MATERIALIZED (
+  SELECT current_setting('track_counts')::bool AS track_counts,
          to_regnamespace('pg_catalog')::oid AS pg_catalog,
          coalesce(to_regnamespace('information_schema')::oid, 0) AS information_schema
 ), {_PAGE.format(columns=columns) if paged else f"{_TREE}, {_HEIRS}"}"""
@@ -330,7 +339,7 @@ def heap(version: int, source: str, more: str = "") -> str:
     frozen = "least(c.relallfrozen, c.relpages)" if version >= 180000 else "0"
     unfrozen = f"CASE WHEN c.relpages > 0 THEN 1 - {frozen}::float4 / c.relpages::float4 ELSE 1 END"
     source = source.format(frozen=", t.relallfrozen" * (version >= 180000))
-    active = f"enabled AND {_setting('autovacuum')} AND {_setting('track_counts')}"
+    active = f"enabled AND {_setting('autovacuum')} AND {COUNTED}"
     # OFFSET 0 keeps what a level has computed: the next one would compute it wherever it is named.
     # What nobody asks for is not computed at any level.
     return f"""SELECT *, CASE WHEN persistent <> 't' THEN greatest(freeze_ratio,

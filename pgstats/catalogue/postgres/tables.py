@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from functools import cache
 
-from pgstats.catalogue.postgres.heaps import all_but, every, heap, of, of_page, settings
+from pgstats.catalogue.postgres.heaps import (
+    COUNTED,
+    all_but,
+    before,
+    every,
+    heap,
+    of,
+    of_page,
+)
 from pgstats.catalogue.postgres.server import forgetful
 from pgstats.model import POSTGRES, Metric, Query
 
@@ -331,10 +339,10 @@ MANY = f"""SELECT count(*) > {FEW} FROM (
 def select(version: int, *, globs: bool, complete: bool = True) -> str:
     """The SQL of all four queries for few tables: a row for each one chosen, and one for the rest.
 
-    Its parameters are ``tables``, how many are chosen, and ``members``, the oids of those chosen
-    before. With ``globs`` there are regular expressions as well, ``exclude_tables`` and
-    ``keep_tables``. Unless the statistics are known to be ``complete``, a table of which nothing
-    is counted may have been forgotten.
+    Its parameters are the settings of autovacuum, ``tables``, how many are chosen, and ``members``,
+    the oids of those chosen before. With ``globs`` there are regular expressions as well,
+    ``exclude_tables`` and ``keep_tables``. Unless the statistics are known to be ``complete``, a
+    table of which nothing is counted may have been forgotten.
     """
     counted = _counted(version, every(), globs=globs)
     chosen = _CHOSEN.format(roots="counted", leaves="counted")
@@ -395,7 +403,7 @@ def paged(version: int, *, globs: bool, heaps: bool = False, complete: bool = Tr
     """
     each, detail, more = _metrics(version)
     oids = f", {_OIDS} AS oids" * heaps
-    return f"""WITH RECURSIVE {settings(version, paged=True)},
+    return f"""WITH RECURSIVE {before(version, paged=True)},
 {_memory(version, complete=complete)},
 counted AS MATERIALIZED {_counted(version, of_page(), globs=globs)}
 SELECT n.nspname::text AS schema, c.relname::text AS "table",
@@ -442,7 +450,7 @@ def _counted(version: int, source: str, *, globs: bool) -> str:
     """
     more = f""",
          {_NEVER} AS never, {_LOST} AS lost,
-         NOT catalog AND (SELECT track_counts FROM setting) AS counts,
+         NOT catalog AND {COUNTED} AS counts,
          CASE WHEN NOT catalog THEN relkind <> 't' END AS own,
          {_EXCLUDED if globs else "persistent = 't'"} AS apart"""
     known = "counts AND NOT lost"
@@ -456,7 +464,7 @@ def _counted(version: int, source: str, *, globs: bool) -> str:
            {_where(known, *counts, "dead_ratio", "insert_ratio")},
            CASE WHEN NOT catalog THEN freeze_ratio END AS freeze_ratio,
            CASE WHEN {known} THEN ratio WHEN NOT catalog THEN freeze_ratio END AS ratio,
-           CASE WHEN catalog AND NOT lost AND (SELECT track_counts FROM setting)
+           CASE WHEN catalog AND NOT lost AND {COUNTED}
                 THEN n_dead_tup END AS catalog_dead
       FROM ({heap(version, source, more)}) AS heap
     OFFSET 0
@@ -476,7 +484,7 @@ _FOLDED = """count(*) FILTER (WHERE own AND NOT leaf) + (
 
 def _with(version: int, *, complete: bool) -> str:
     """What every statement begins with."""
-    return f"WITH RECURSIVE {settings(version)}, {_memory(version, complete=complete)}"
+    return f"WITH RECURSIVE {before(version)}, {_memory(version, complete=complete)}"
 
 
 def _shown(version: int, heaps: str, more: str = "") -> str:
