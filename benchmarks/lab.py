@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from contextlib import ExitStack, closing
 from functools import cached_property
@@ -77,10 +76,10 @@ class Lab:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Those of autovacuum, which heaps are asked for with."""
-        found: dict[str, Any] = json.loads(
-            self.cluster.psql(f"SELECT row_to_json(settings) FROM ({SETTINGS}) AS settings")
-        )
-        return found
+        with closing(psycopg2.connect(self.cluster.dsn())) as session:
+            cursor = session.cursor()
+            cursor.execute(f"SELECT {', '.join(SETTINGS.values())}")
+            return dict(zip(SETTINGS, *cursor, strict=True))
 
     def every_table(self) -> str:
         """The SQL of the rows of all tables, in one page."""

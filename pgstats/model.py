@@ -387,7 +387,7 @@ class Poll:
         self.process = ""  # which process it is for certain, "" where nothing proves it
         self.console: dict[str, Number] = {}  # SHOW STATS of the console itself
         self.place: Site | None = None  # where the server itself is, None where that is unknown
-        self.settings: dict[str, Any] = {}  # autovacuum's, once it was asked for tables
+        self.settings: dict[str, Any] = {}  # autovacuum's, by which tables are judged
         self.over: dict[str, list[int]] = {}  # oids of tables over their threshold
         self.leads: dict[str, Site] = {}  # where a PgBouncer's databases are
         self.refused: dict[str, str] = {}  # databases left out, and why

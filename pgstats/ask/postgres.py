@@ -20,6 +20,7 @@ from pgstats.ask.session import Session
 from pgstats.ask.tables import Members, tables
 from pgstats.ask.witness import sample
 from pgstats.catalogue.postgres import CLUSTER, COMPLETE, DISCOVER, SERVER
+from pgstats.catalogue.postgres.heaps import SETTINGS
 from pgstats.errors import AskError
 from pgstats.model import Failure, Poll, Query, Target
 
@@ -199,7 +200,8 @@ class PostgresAsker:
         """
         _, rows = session.ask(DISCOVER, stage="list of databases")
         here, names = "", []
-        for raw, current, started, may, dated in rows:
+        for raw, current, started, may, dated, *settings in rows:
+            poll.settings = dict(zip(SETTINGS, settings, strict=True))
             if started != poll.identity:
                 poll.identity = started
                 poll.complete = dated and self._complete(session, started)

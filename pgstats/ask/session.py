@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from typing import Any
 
 from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.connection import Connection, parse_dsn
 from pgstats.ask.password import Secret
 from pgstats.ask.prepared import Prepared
-from pgstats.catalogue.postgres.heaps import SETTINGS
 from pgstats.model import POSTGRES, Frame, Poll, Query, Site, Target
 
 LOCK_TIMEOUT_MS = 250
@@ -145,11 +143,6 @@ class Session:
         """The frame of one query of the catalogue."""
         columns, rows = self.ask(_text(query, self.version), parameters, query.group)
         return frame(query, self.version, columns, rows, target=poll.target.name)[0]
-
-    def settings(self) -> dict[str, Any]:
-        """Those of autovacuum, which whoever asks for heaps says what to judge them by."""
-        columns, rows = self.ask(SETTINGS, stage="settings of autovacuum")
-        return dict(zip(columns, *rows, strict=True))
 
     def close(self, patience: float = 0.0) -> None:
         """Close the connection, and wait so many seconds for the server to do the same."""

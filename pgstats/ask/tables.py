@@ -57,7 +57,6 @@ def tables(
     Who was shipped by name the last time stays, unless another table needs vacuum clearly more: so
     membership does not flap.
     """
-    poll.settings = poll.settings or session.settings()  # all databases have the same
     if session.target.tables is not None:
         return _chosen(session, database, poll, members, large)
     from pgstats.ask.pages import every_table  # noqa: PLC0415 - seldom all

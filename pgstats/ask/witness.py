@@ -16,6 +16,7 @@ from pgstats.ask.password import Secret
 from pgstats.ask.session import Session
 from pgstats.catalogue.evidence import FIND, NAMES, VIEWS, heap_view
 from pgstats.catalogue.postgres import DISCOVER
+from pgstats.catalogue.postgres.heaps import SETTINGS
 from pgstats.errors import AskError, UnknownName, kept
 from pgstats.evidence import Asked, Record, Sample, View, dotted
 from pgstats.model import Failure, Target
@@ -74,6 +75,7 @@ class Witness:
         front = target.front
         self._behind = find(target, front, until) if front else Behind(target, ())
         self._kept = self._connect(self._behind.home if front else "")
+        self._settings: dict[str, Any] = {}  # autovacuum's
         self._here, self._databases = self._discover()
         self._owners: dict[str, Sequence[int]] | None = None  # by database; None for all suspects
         self._relations: set[int] = set()
@@ -140,7 +142,7 @@ class Witness:
         owners = None if self._owners is None else self._owners[database]
         view = heap_view(self._kept.version, asked=owners is not None)
         with self._visit(database) as session:
-            return _records(session, view, owners=list(owners or ()), **session.settings())
+            return _records(session, view, owners=list(owners or ()), **self._settings)
 
     def _narrow(self, heaps: dict[str, Sequence[Record]]) -> None:
         """From the first sample on, look at the same heaps: what changes of them is the point."""
@@ -161,7 +163,10 @@ class Witness:
 
     def _discover(self) -> tuple[str, list[str]]:
         _, rows = self._kept.ask(DISCOVER, stage="list of databases")
-        names = [(bytes(row[0]).decode(errors="replace"), row[1], row[3]) for row in rows]
+        names: list[tuple[str, bool, bool]] = []
+        for raw, current, _, may, _, *settings in rows:
+            names.append((bytes(raw).decode(errors="replace"), current, may))
+            self._settings = dict(zip(SETTINGS, settings, strict=True))
         here = next((name for name, current, _ in names if current), "")
         return here, [
             name for name, _, may in names if name == here or (may and self._admitted(name))

@@ -30,7 +30,7 @@ class _Parameter(Noun):
         value = f"current_setting('{self.name}')"
         if self.before:
             value = f"coalesce(current_setting('{self.name}', true), '{self.before}')"
-        return f"{value}::{self.type} AS {self.name}"
+        return f"{value}::{self.type}"
 
     def given(self) -> str:
         """Its option as a number, which stands as somebody typed it: off, no, 0, 1e3, 0x32.
@@ -64,9 +64,9 @@ def _setting(name: str) -> str:
     return f"%({name})s::{_TYPES[name]}"
 
 
-#: The settings by name: one row of the parameters that whatever asks for heaps has. All databases
-#: of a cluster have the same ones; what one of them, or a role, can set for itself is not here.
-SETTINGS = f"SELECT {', '.join(parameter.read() for parameter in _PARAMETERS)}"
+#: How the settings are read, by the names of the parameters that all have who ask for heaps. All
+#: databases of a cluster have the same ones; what one of them, or a role, can set is not here.
+SETTINGS = {parameter.name: parameter.read() for parameter in _PARAMETERS}
 
 #: Each parameter's option as an element of the array that holds a heap's.
 _OPTION = {parameter.name: f"options[{at}]" for at, parameter in enumerate(_PARAMETERS, 1)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgstats.catalogue.postgres.heaps import SETTINGS
 from pgstats.model import POSTGRES, Metric, Query
 
 #: Tells the server that answers from any other: its start, which any role may read, and which is
@@ -11,11 +12,13 @@ IDENTITY = """extract(epoch FROM pg_postmaster_start_time())::text
            || CASE WHEN pg_is_in_recovery() THEN ' standby' ELSE '' END"""
 
 #: The databases there are. Their names are bytes, since nobody says in which encoding. A connection
-#: limit of -2 marks what an interrupted DROP DATABASE left behind; 0 lets nobody in.
+#: limit of -2 marks what an interrupted DROP DATABASE left behind; 0 lets nobody in. What their
+#: heaps are asked for with comes along.
 DISCOVER = f"""SELECT textsend(datname::text) AS datname, datname = current_database() AS here,
        {IDENTITY} AS started,
        has_database_privilege(oid, 'CONNECT') AS open,
-       has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') AS dated
+       has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') AS dated,
+       {", ".join(f"{value} AS {name}" for name, value in SETTINGS.items())}
   FROM pg_database
  WHERE datallowconn AND NOT datistemplate AND datconnlimit NOT IN (-2, 0)
  ORDER BY datname"""
