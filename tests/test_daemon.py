@@ -450,6 +450,34 @@ def test_looking_for_garbage_has_its_share_of_the_time(monkeypatch: pytest.Monke
     assert _found(monkeypatch, 1e-9, *looks) == [True, False]
 
 
+#: How much memory is set aside for heaps, each of one thread or more.
+HEAPS = """
+import sys, threading
+from pgstats.daemon.tidy import one_heap
+if sys.argv[1] == "one":
+    one_heap()
+together = threading.Barrier(5)
+def work():
+    kept = bytes(100_000)
+    together.wait()
+    together.wait()
+for _ in range(4):
+    threading.Thread(target=work).start()
+together.wait()
+with open("/proc/self/maps") as maps:
+    spans = [line.split()[0].split("-") for line in maps if " ---p " in line]
+together.wait()
+print(sum(int(end, 16) - int(start, 16) > 32 << 20 for start, end in spans))
+"""
+
+
+@pytest.mark.parametrize(("heaps", "own"), [("one", False), ("many", True)])
+def test_all_threads_share_one_heap(heaps: str, *, own: bool) -> None:
+    argv = [sys.executable, "-c", HEAPS, heaps]
+    found = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert (int(found.stdout) > 0) is own
+
+
 # --- signals
 
 

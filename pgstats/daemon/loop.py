@@ -23,7 +23,7 @@ from pgstats.daemon.desk import PATIENCE, Desk, doors
 from pgstats.daemon.grid import Grid
 from pgstats.daemon.jobs import Done, Entry, Job, Record, Standing
 from pgstats.daemon.systemd import Systemd
-from pgstats.daemon.tidy import Tidy
+from pgstats.daemon.tidy import Tidy, one_heap
 from pgstats.errors import DeskError, PgstatsError
 from pgstats.model import Failure
 
@@ -59,6 +59,7 @@ def serve(
     The process must end soon after: workers that hang are left behind, and the signals
     stay caught.
     """
+    one_heap()
     loop = _Loop(reload, tell, Systemd(environ, os.getpid()), monotonic)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.call(loop.stop))

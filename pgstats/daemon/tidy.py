@@ -7,12 +7,25 @@ does what it holds ready for new objects, which keeps whole blocks of memory fro
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
+from contextlib import suppress
 
 EVERY = 60.0  # seconds
 AFTER = 1000  # runs: hundreds of targets, or short intervals, do not wait that long
 _SHARE = 0.001  # of the time, at most: there may be millions of objects
+_M_ARENA_MAX = -8  # as glibc's malloc.h has it
+
+
+def one_heap() -> None:
+    """Have the threads to come take their memory from the same heap.
+
+    Else glibc gives most of them one of their own, and each keeps what its largest answers took:
+    for thousands of polls the process grows, until every thread has had every answer.
+    """
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 class Tidy:
