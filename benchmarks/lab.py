@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 
 from benchmarks.sinks import Counter
-from pgstats.catalogue.postgres.heaps import SETTINGS
+from pgstats.catalogue.postgres.heaps import READ, SETTINGS
 from pgstats.catalogue.postgres.tables import paged
 from pgstats.scratch import Bouncer, Cluster, Scratch
 
@@ -78,7 +78,7 @@ class Lab:
         """Those of autovacuum, which heaps are asked for with."""
         with closing(psycopg2.connect(self.cluster.dsn())) as session:
             cursor = session.cursor()
-            cursor.execute(f"SELECT {', '.join(SETTINGS.values())}")
+            cursor.execute(f"SELECT {READ}")
             return dict(zip(SETTINGS, *cursor, strict=True))
 
     def every_table(self) -> str:

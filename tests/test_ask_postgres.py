@@ -19,7 +19,7 @@ from pgstats.ask.globs import chosen, pattern
 from pgstats.ask.postgres import PostgresAsker
 from pgstats.ask.session import Session
 from pgstats.ask.witness import ALWAYS, sample
-from pgstats.catalogue.postgres.heaps import SETTINGS
+from pgstats.catalogue.postgres.heaps import READ, SETTINGS
 from pgstats.catalogue.postgres.tables import select
 from pgstats.errors import AskError
 from pgstats.model import OTHER, POSTGRES, Frame, Poll, Target
@@ -346,6 +346,21 @@ def test_behind_a_pool_nothing_leaks_to_the_next_client(
     assert after.split("\n")[:2] == ["0", '"$user", public']
 
 
+def test_behind_a_pool_each_database_may_have_settings_of_its_own(
+    cluster: Cluster, scratch: Scratch, database: str
+) -> None:
+    """It may have moved to another server."""
+    with Cluster(scratch, {"autovacuum_vacuum_threshold": 1234}, name="other") as other:
+        other.psql(f"CREATE DATABASE {database}")
+        other.psql("CREATE TABLE t (i int)", database)
+        where = {"postgres": cluster.address, database: other.address}
+        with Bouncer(scratch, where, name="both") as bouncer:
+            dsn = bouncer.dsn("postgres")
+            found = poll(Target(POSTGRES, "main", dsn, pooled=True, databases=("*", database)))
+    assert found.problems() == []
+    assert column(found, "tables", "vacuum_threshold")[database, "public", "t"] == 1234
+
+
 def test_a_database_dropped_meanwhile_is_no_failure(cluster: Cluster, database: str) -> None:
     asks = PostgresAsker(target(cluster))
     asks.poll()
@@ -529,7 +544,7 @@ def test_many_tables_and_little_memory(cluster: Cluster, database: str) -> None:
         database,
     )
     session = Session(target(cluster), time.monotonic() + 30, database)
-    _, [values] = session.ask(f"SELECT {', '.join(SETTINGS.values())}")
+    _, [values] = session.ask(f"SELECT {READ}")
     asked = {"tables": 2000, "members": [], **dict(zip(SETTINGS, values, strict=True))}
     plan = session.ask("EXPLAIN " + select(session.version, globs=False), asked)[1]
     found = poll(target(cluster, tables=None, databases=(database,)))

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pgstats.catalogue.postgres.heaps import SETTINGS, heaps
+from pgstats.catalogue.postgres.heaps import READ, SETTINGS, heaps
 from pgstats.catalogue.postgres.tables import choice, named, rest, select
 from pgstats.scratch import Cluster, Scratch
 from tests.why import until
@@ -197,7 +197,7 @@ def ratios(cluster: Cluster) -> dict[str, float | None]:
 
 def settings(cursor: Any) -> dict[str, Any]:
     """What autovacuum goes by."""
-    cursor.execute(f"SELECT {', '.join(SETTINGS.values())}")
+    cursor.execute(f"SELECT {READ}")
     return dict(zip(SETTINGS, *cursor, strict=True))
 
 

@@ -61,7 +61,8 @@ def _pages(session: Session, poll: Poll) -> Iterator[_Page]:
         heaps=session.target.sizes is not None,
         complete=poll.complete,
     )
-    asked: dict[str, Any] = {"page": PAGE, **globs(session.target), **poll.settings}
+    settings = session.settings(poll.settings)
+    asked: dict[str, Any] = {"page": PAGE, **globs(session.target), **settings}
     after: int | None = 0
     while after is not None:
         page = _small(*session.ask(sql, asked | {"after": after}, "tables"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from typing import Any
 
 from pgstats.ask.answer import Columns, Rows, frame
 from pgstats.ask.connection import Connection, parse_dsn
 from pgstats.ask.password import Secret
 from pgstats.ask.prepared import Prepared
+from pgstats.catalogue.postgres.heaps import READ
 from pgstats.model import POSTGRES, Frame, Poll, Query, Site, Target
 
 LOCK_TIMEOUT_MS = 250
@@ -143,6 +145,13 @@ class Session:
         """The frame of one query of the catalogue."""
         columns, rows = self.ask(_text(query, self.version), parameters, query.group)
         return frame(query, self.version, columns, rows, target=poll.target.name)[0]
+
+    def settings(self, known: dict[str, Any]) -> dict[str, Any]:
+        """Autovacuum's settings: those ``known`` of the cluster, or what is behind a pool here."""
+        if not self._pooled:
+            return known
+        columns, rows = self.ask(f"SELECT {READ}", stage="settings of autovacuum")
+        return dict(zip(columns, *rows, strict=True))
 
     def close(self, patience: float = 0.0) -> None:
         """Close the connection, and wait so many seconds for the server to do the same."""

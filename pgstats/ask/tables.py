@@ -72,7 +72,7 @@ def _chosen(
         "tables": session.target.tables,
         "members": members.get(database, []),
         **globs(session.target),
-        **poll.settings,
+        **session.settings(poll.settings),
     }
     if database not in large:
         large[database] = bool(session.target.tables) and session.ask(MANY)[1][0][0]

@@ -142,7 +142,8 @@ class Witness:
         owners = None if self._owners is None else self._owners[database]
         view = heap_view(self._kept.version, asked=owners is not None)
         with self._visit(database) as session:
-            return _records(session, view, owners=list(owners or ()), **self._settings)
+            settings = session.settings(self._settings)
+            return _records(session, view, owners=list(owners or ()), **settings)
 
     def _narrow(self, heaps: dict[str, Sequence[Record]]) -> None:
         """From the first sample on, look at the same heaps: what changes of them is the point."""

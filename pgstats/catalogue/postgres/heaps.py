@@ -64,9 +64,10 @@ def _setting(name: str) -> str:
     return f"%({name})s::{_TYPES[name]}"
 
 
-#: How the settings are read, by the names of the parameters that all have who ask for heaps. All
-#: databases of a cluster have the same ones; what one of them, or a role, can set is not here.
+#: The settings, as columns named like the parameters that all have who ask for heaps. Databases of
+#: a cluster have the same ones; what one of them, or a role, can set for itself is not here.
 SETTINGS = {parameter.name: parameter.read() for parameter in _PARAMETERS}
+READ = ", ".join(f"{value} AS {name}" for name, value in SETTINGS.items())
 
 #: Each parameter's option as an element of the array that holds a heap's.
 _OPTION = {parameter.name: f"options[{at}]" for at, parameter in enumerate(_PARAMETERS, 1)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgstats.catalogue.postgres.heaps import SETTINGS
+from pgstats.catalogue.postgres.heaps import READ
 from pgstats.model import POSTGRES, Metric, Query
 
 #: Tells the server that answers from any other: its start, which any role may read, and which is
@@ -18,7 +18,7 @@ DISCOVER = f"""SELECT textsend(datname::text) AS datname, datname = current_data
        {IDENTITY} AS started,
        has_database_privilege(oid, 'CONNECT') AS open,
        has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') AS dated,
-       {", ".join(f"{value} AS {name}" for name, value in SETTINGS.items())}
+       {READ}
   FROM pg_database
  WHERE datallowconn AND NOT datistemplate AND datconnlimit NOT IN (-2, 0)
  ORDER BY datname"""
