@@ -478,6 +478,28 @@ def test_all_threads_share_one_heap(heaps: str, *, own: bool) -> None:
     assert (int(found.stdout) > 0) is own
 
 
+#: How large the process is before and after a look: free are 90 MB, but in pieces.
+PIECES = """
+from pgstats.daemon.tidy import EVERY, Tidy
+def size():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1])
+taken = [bytes(5000) for _ in range(20_000)]
+kept = taken[::10]
+del taken
+before = size()
+Tidy(0.0).look(EVERY)
+print(before, size())
+"""
+
+
+def test_what_is_free_between_others_is_given_back() -> None:
+    argv = [sys.executable, "-c", PIECES]
+    found = subprocess.run(argv, capture_output=True, text=True, check=True)
+    before, after = map(int, found.stdout.split())
+    assert after < before / 2
+
+
 # --- signals
 
 

@@ -1,8 +1,9 @@
-"""Gives back memory that Python would keep for days.
+"""Gives back memory that Python and the C library would keep for days.
 
-It counts how many objects there are more than at its last look for garbage, and a poll leaves none.
-So it never looks: what others leave behind in circles (an old configuration does) stays, and so
-does what it holds ready for new objects, which keeps whole blocks of memory from being free.
+Python counts how many objects there are more than at its last look for garbage, and a poll leaves
+none. So it never looks: what others leave behind in circles (an old configuration does) stays, and
+so does what it holds ready for new objects, which keeps whole blocks of memory from being free. The
+C library gives back what is free at the end of its heap, but not what is in between.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ def one_heap() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
+def _trim() -> None:
+    """Give back what the heap has free."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Tidy:
     """Has Python look now and then, on whatever clock."""
 
@@ -49,4 +56,5 @@ class Tidy:
         if now >= self._must or (now >= self._may and self._runs >= AFTER):
             start = time.thread_time()
             gc.collect()
+            _trim()
             self._rest(now, time.thread_time() - start)
