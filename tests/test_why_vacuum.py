@@ -380,9 +380,9 @@ def slow(server: Cluster, name: str) -> Iterator[None]:
         f"CREATE TABLE {name} (i int, v text) WITH ({options});"
         f"INSERT INTO {name} SELECT i, repeat('x', 200) FROM generate_series(1, 20000) i"
     )
-    server.psql(f"DELETE FROM {name} WHERE i % 2 = 0")
-    until(lambda: server.psql(_WORKERS.format(name)) != "0")
     try:
+        server.psql(f"DELETE FROM {name} WHERE i % 2 = 0")
+        until(lambda: server.psql(_WORKERS.format(name)) != "0", 60)
         yield
     finally:
         server.psql(f"ALTER TABLE {name} SET (autovacuum_enabled = off)")
