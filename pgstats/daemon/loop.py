@@ -1,9 +1,9 @@
 """The loop: hands due jobs over, hears what became of them, obeys signals, talks to systemd.
 
-Everything that happens elsewhere, a signal or the end of a run in a worker, arrives in one inbox
-as a call for the main thread to make. So all state belongs to the main thread and needs no lock,
-and a signal ends the wait at once (`SimpleQueue.put` is safe in a signal handler; `Event.set`
-is not: it can deadlock with the wait it interrupts).
+What happens elsewhere, such as a signal, arrives in one inbox as a call for the main thread to
+make. So all state belongs to the main thread and needs no lock, and a signal ends the wait at once
+(`SimpleQueue.put` is safe in a signal handler; `Event.set` is not: it can deadlock with the wait it
+interrupts). Only what became of runs wakes nobody: it is heard when something else is to be done.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import time
 import traceback  # noqa: F401 - `Failure.bug` could not load it where descriptors are out
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -108,12 +109,13 @@ class _Loop:
         self._load, self._tell, self._systemd, self._clock = reload, tell, systemd, clock
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.call = self._inbox.put
-        self._crew = Crew(lambda *report: self.call(partial(self._finished, *report)))
+        self._reports: deque[tuple[Entry, Done, BaseException | None, float]] = deque()
+        self._crew = Crew(self._told)
         self._grid = Grid(clock)
         self._entries: dict[str, Entry] = {}
         self._leaving: dict[str, Entry] = {}  # retired while at work, which they still are
         self._at_work = 0
-        self._stopping = False
+        self._stopping = self._ending = False
         self._until = 0.0  # when the wait for calls ends, on the clock
         self._rhythm = min(1.0, systemd.pulse / 2)  # seconds between two reports
         self._reported = -inf
@@ -183,12 +185,14 @@ class _Loop:
 
     def standings(self) -> Sequence[Standing]:
         """How every job fares now."""
+        self._hear()
         now = self._clock()
         due = self._grid.due_of
         return [entry.standing(now, due(name)) for name, entry in self._entries.items()]
 
     def _hand_out(self) -> None:
         """Gives every due job to the crew."""
+        self._hear()
         self._grid.run_pending()
         shortage = self._crew.grow()
         if shortage and not self._shortage:
@@ -204,12 +208,22 @@ class _Loop:
         entry.since = self._clock()
         self._at_work += 1
 
-    def _finished(self, entry: Entry, done: Done, error: BaseException | None) -> None:
-        """Notes what became of a run."""
+    def _told(self, entry: Entry, done: Done, error: BaseException | None) -> None:
+        """Is called by a worker when a run has ended."""
+        self._reports.append((entry, done, error, self._clock()))
+        if self._ending:
+            self.call(self._hear)
+
+    def _hear(self) -> None:
+        while self._reports:
+            self._finished(*self._reports.popleft())
+
+    def _finished(self, entry: Entry, done: Done, error: BaseException | None, at: float) -> None:
+        """Notes what became of a run, and when."""
         self._release(entry)
         self._tidy.ran()
         bug = Failure.bug(entry.job.name, error).message if error else ""
-        entry.note(replace(done, error=bug) if bug else done, self._clock())
+        entry.note(replace(done, error=bug) if bug else done, at)
         if error and bug != entry.bug:
             self._bug(entry.job.name, error)
         elif entry.bug and not bug:
@@ -299,6 +313,8 @@ class _Loop:
     def _end(self) -> None:
         """Gives the runs at work a moment to end, and closes every job that is not at work."""
         self._systemd.send("STOPPING=1")
+        self._ending = True
+        self._hear()
         for entry in self._crew.drop():
             self._release(entry)
         for entry in self._entries.values():
