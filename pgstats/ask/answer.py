@@ -15,6 +15,8 @@ from pgstats.errors import AskError
 from pgstats.model import OTHER, PGBOUNCER, Frame, Metric, Number, Query, Row
 from pgstats.noun import Noun
 
+_WHOLE = {int, type(None)}
+
 Columns = Mapping[str, bool]  # name of a column -> whether it is a number
 Rows = Sequence[tuple[Any, ...]]
 
@@ -100,13 +102,14 @@ def framed(
 class _Reading(Noun):
     """How answers to a query are read that have the same columns: they are alike for years.
 
-    ``sources`` has the column of each metric that is there, "" for one that counts rows;
-    ``strange`` is how many columns nobody declared. The order of labels makes no query another
-    one, and so has no part in it.
+    ``sources`` has the column of each metric that is there, "" for one that counts rows; ``plain``
+    says whether whole numbers are sent as they come; ``strange`` is how many columns nobody
+    declared. The order of labels makes no query another one, and so has no part in it.
     """
 
     metrics: tuple[Metric, ...]
     sources: tuple[str, ...]
+    plain: tuple[bool, ...]
     strange: int
 
 
@@ -121,7 +124,8 @@ def _reading(query: Query, version: int, kinds: tuple[tuple[str, bool], ...]) ->
         if metric.right(version) and (source := _source(metric, columns)) is not None
     ]
     metrics = tuple(metric for metric, _ in picked)
-    return _Reading(metrics, tuple(source for _, source in picked), len(strange))
+    plain = tuple(not (metric.unsigned or metric.plus) for metric in metrics)
+    return _Reading(metrics, tuple(source for _, source in picked), plain, len(strange))
 
 
 def _read(
@@ -133,11 +137,12 @@ def _read(
     target: str,
     shared: tuple[str, ...],
 ) -> Frame:
-    metrics, sources, _ = reading
-    numbers = [
-        _values(metric, by_name, source) if source else [1] * length
-        for metric, source in zip(metrics, sources, strict=True)
-    ]
+    metrics, sources, plains, _ = reading
+    numbers = []
+    for metric, source, plain in zip(metrics, sources, plains, strict=True):
+        column = by_name[source] if source else [1] * length
+        whole = plain and set(map(type, column)) <= _WHOLE  # as most are
+        numbers.append(column if whole else _values(metric, by_name, source))
     return Frame(query, metrics, [*labels, *numbers], target, scope=shared)
 
 
@@ -244,7 +249,7 @@ def _numbers(
 ) -> Sequence[Number | None]:
     """The column as numbers; C passes over it once when nothing has to be read from text."""
     kinds = set(map(type, values))
-    if kinds <= {int, type(None)}:
+    if kinds <= _WHOLE:
         return values
     if kinds <= {int, float, type(None)} and all(map(math.isfinite, filter(None, values))):
         return values

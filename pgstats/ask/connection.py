@@ -54,6 +54,9 @@ class _Connection(extensions.connection):  # type: ignore[misc]
             raise
 
 
+_DONE, _READ = extensions.POLL_OK, extensions.POLL_READ
+
+
 def _wait(connection: Any) -> None:
     """Wait for libpq no longer than the connection's deadline.
 
@@ -64,14 +67,12 @@ def _wait(connection: Any) -> None:
     if getattr(connection, "terse", False):
         connection.terse = False
         verbose.more(connection)
-    while (state := connection.poll()) != extensions.POLL_OK:
+    while (state := connection.poll()) != _DONE:
         left = min(until - time.monotonic(), 3600.0)
         if left <= 0:
             raise DeadlinePassed
         poll = select.poll()
-        poll.register(
-            connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT
-        )
+        poll.register(connection.fileno(), select.POLLIN if state == _READ else select.POLLOUT)
         poll.poll(left * 1000)
 
 
@@ -227,6 +228,11 @@ class Connection:
             raise translate(error, "connect", self.family, self._secrets) from error
 
     @property
+    def given(self) -> Mapping[str, str]:
+        """The parameters that led to the server, as `merged` has them."""
+        return self._given
+
+    @property
     def closed(self) -> bool:
         """Whether the connection is gone."""
         return bool(self._raw.closed)
@@ -282,13 +288,21 @@ class Connection:
         self._any_text = True
 
     def ask(
-        self, sql: str, parameters: Mapping[str, object] | None = None, stage: str = ""
+        self,
+        sql: str,
+        parameters: Mapping[str, object] | None = None,
+        stage: str = "",
+        columns: dict[str, bool] | None = None,
     ) -> tuple[dict[str, bool], list[tuple[Any, ...]]]:
-        """The columns of an answer, each with whether it is a number, and the rows."""
+        """The columns of an answer, each with whether it is a number, and the rows.
+
+        Whoever knows the ``columns`` spares the look at them.
+        """
         try:
             with self._raw.cursor() as cursor:
                 cursor.execute(sql, parameters)
-                columns = {c.name: c.type_code in NUMERIC for c in cursor.description or ()}
+                if columns is None:
+                    columns = {c.name: c.type_code in NUMERIC for c in cursor.description or ()}
                 rows = cursor.fetchall() if columns else []
         except FAULTS as error:
             raise translate(error, stage or sql, self.family, self._secrets) from error

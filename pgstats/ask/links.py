@@ -84,8 +84,8 @@ def _visit_all(group: Sequence[Target], until: float, secret: Secret) -> list[_M
 def _met(target: Target, until: float, secret: Secret) -> _Met:
     met = _Met()
     steps: list[Callable[[Connection], None]] = [partial(_read, met, target)]
-    if not target.peer and not by_socket(target):
-        steps.append(partial(_look_around, met, target))
+    if not target.peer:
+        steps.append(partial(_look_around, met))
     try:
         with closing(connect(target, until, secret)) as console:
             for step in steps:
@@ -108,14 +108,16 @@ def _read(met: _Met, target: Target, console: Connection) -> None:
     met.links = Links(target.title, console.version, servers, clients, databases)
 
 
-def _look_around(met: _Met, target: Target, console: Connection) -> None:
+def _look_around(met: _Met, console: Connection) -> None:
     """Find those that share the port; where they cannot be found, part of the links is missing."""
+    if by_socket(console.given):
+        return
     config = {
         str(row.get("key")): str(row.get("value") or "") for row in _records(console, "SHOW CONFIG")
     }
     if config.get("so_reuseport") != "1":
         return
-    met.siblings = group_of(console, config) if on_this_host(target) else ()
+    met.siblings = group_of(console, config) if on_this_host(console.given) else ()
     if not met.siblings:
         cure = "name their socket folders with sockets = [...]"
         met.failures.append(Failure("processes", "other", BY_CHANCE, cure))

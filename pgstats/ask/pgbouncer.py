@@ -21,7 +21,7 @@ from functools import partial
 from pgstats.ask.answer import Columns, Rows, fit, frame
 from pgstats.ask.burst import Burst, peaks
 from pgstats.ask.connection import Connection
-from pgstats.ask.dsn import merged, moved, parse_dsn
+from pgstats.ask.dsn import moved, parse_dsn
 from pgstats.ask.failure import failure, remedy
 from pgstats.ask.password import Secret
 from pgstats.ask.place import behind
@@ -129,6 +129,7 @@ class _Visit:
         self.poll = Poll(target, counts={"unknown_columns": 0, "unavailable_queries": 0})
         self._until = until
         self._texts: dict[str, str] = {}
+        self._given: Mapping[str, str] = {}
         try:
             console = connect(target, until, secret)
         except AskError as error:
@@ -141,12 +142,13 @@ class _Visit:
     def door(self) -> tuple[str, str] | None:
         """Folder and port of the process's unix socket, if it can be reached from here."""
         folder = self._texts.get("unix_socket_dir", "")
-        if not folder.startswith(_SOCKETS) or not on_this_host(self.target):
+        if not folder.startswith(_SOCKETS) or not on_this_host(self._given):
             return None
         return folder, self._texts.get("listen_port", "")
 
     def _read(self, console: Connection, burst: Burst | None) -> None:
         poll = self.poll
+        self._given = console.given
         poll.version = console.version
         poll.process = console.process()
         poll.place = console.place
@@ -179,7 +181,7 @@ class _Visit:
             return ":".join(own)
         if self.poll.shared:
             return str(self.poll.at)
-        return merged(self.target.dsn, {}).get("host", "") if self.target.peer else ""
+        return self._given.get("host", "") if self.target.peer else ""
 
     def _try(self, stage: str, ask: Callable[[], None]) -> None:
         """One step of the poll: whatever goes wrong costs that step alone."""
@@ -253,13 +255,14 @@ class _Visit:
         """Find out about siblings on the same port, and whether the port still is open."""
         poll = self.poll
         poll.shared = self._texts.get("so_reuseport") == "1"
-        if by_socket(self.target):
+        if by_socket(self._given):
             poll.draining = console.version >= DRAINS_VISIBLY and _refuses_tcp(self._texts)
         elif poll.shared:
-            if on_this_host(self.target):
+            here = on_this_host(self._given)
+            if here:
                 poll.siblings = group_of(console, self._texts)
             if not poll.siblings:
-                cure = _FIND_THEM if on_this_host(self.target) else _GO_THERE
+                cure = _FIND_THEM if here else _GO_THERE
                 poll.notes.append(f"{BY_CHANCE} ({cure})")
 
 
@@ -337,15 +340,13 @@ def _number(version: int) -> str:
     return f"PgBouncer {version // 10000}.{version // 100 % 100}.{version % 100}"
 
 
-def by_socket(target: Target) -> bool:
-    """Whether the DSN leads to a unix socket, and so always to the same process."""
-    given = merged(target.dsn, {})
+def by_socket(given: Mapping[str, str]) -> bool:
+    """Whether merged parameters lead to a unix socket, and so always to the same process."""
     return not given.get("hostaddr") and (given.get("host") or "/").startswith(_SOCKETS)
 
 
-def on_this_host(target: Target) -> bool:
-    """Whether the DSN leads to this machine over TCP, so that sockets can be reached as well."""
-    given = merged(target.dsn, {})
+def on_this_host(given: Mapping[str, str]) -> bool:
+    """Whether they lead to this machine over TCP, so that sockets can be reached as well."""
     host = given.get("hostaddr") or given.get("host", "")
     return host in ("localhost", "::1") or host.startswith("127.")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pgstats.ask.failure import failure
@@ -154,9 +155,8 @@ class PostgresAsker:
             here, names = self._discover(session, poll)
             self._members = {name: self._members.get(name, []) for name in names}
             self._large = {name: self._large[name] for name in names if name in self._large}
-            for query in CLUSTER:
-                if query.on(session.version) and not (standby and query.primary_only):
-                    self._ask_one(session, query, names, poll)
+            for query in _cluster(session.version, standby=standby):
+                self._ask_one(session, query, names, poll)
             self._look(session, poll)
         except AskError as error:  # without the list, or the connection, there is nothing to ask
             poll.failures.append(failure(error))
@@ -329,6 +329,12 @@ class PostgresAsker:
             return any(one.reason == error.reason for one in poll.failures)
         down = error.reason == "refused" and not self.target.pooled
         return down or isinstance(error, Elsewhere)
+
+
+@lru_cache(maxsize=100)
+def _cluster(version: int, *, standby: bool) -> list[Query]:
+    """What is asked about the cluster as a whole."""
+    return [q for q in CLUSTER if q.on(version) and not (standby and q.primary_only)]
 
 
 def _questions(target: Target, memo: Mapping[str, Any]) -> Questions | None:

@@ -19,13 +19,17 @@ _UNFIT = "0A000"
 
 
 class _Statement:
-    """One that was asked: with what, how often, its name once prepared, and if it can be."""
+    """One that was asked: with what, how often, its name once prepared, and if it can be.
+
+    The ``columns`` of what is prepared are the same in every answer: the server sees to that.
+    """
 
     def __init__(self, parameters: _Parameters) -> None:
         self.parameters = parameters
         self.asked = 0
         self.name = ""
         self.able = True
+        self.columns: dict[str, bool] | None = None
 
 
 class Prepared:
@@ -47,13 +51,18 @@ class Prepared:
     def ask(self, sql: str, parameters: _Parameters, stage: str) -> tuple[Columns, Rows]:
         """The answer to a statement; raises `AskError`."""
         if self._ready(sql, parameters, stage):
+            one = self._known[sql]
             try:
-                return self._connection.ask(f"EXECUTE {self._known[sql].name}", stage=stage)
+                again = f"EXECUTE {one.name}"
+                answer = self._connection.ask(again, stage=stage, columns=one.columns)
             except AskError as error:
                 if self._connection.closed or sqlstate(error) not in (*_ASTRAY, _UNFIT):
                     raise
-                self._known[sql].able = False
+                one.able = False
                 self._able = self._able and sqlstate(error) == _UNFIT
+            else:
+                one.columns = answer[0]
+                return answer
         return self._connection.ask(sql, parameters, stage)
 
     def _ready(self, sql: str, parameters: _Parameters, stage: str) -> bool:

@@ -41,6 +41,8 @@ class Session:
         self._connection = Connection(
             POSTGRES, target.dsn, settings, until, secret, options=options
         )
+        #: The server's version, 150018 for 15.18.
+        self.version = self._connection.version
         self._prepared = Prepared(self._connection)
         self.until = until
         if self._connection.parameter("server_encoding") == "SQL_ASCII":
@@ -79,11 +81,6 @@ class Session:
     def place(self) -> Site | None:
         """Where the server is; behind a pool only PgBouncer knows."""
         return None if self._pooled else self._connection.place
-
-    @property
-    def version(self) -> int:
-        """The server's version, 150018 for 15.18."""
-        return self._connection.version
 
     def ask(
         self,

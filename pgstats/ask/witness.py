@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Any
 
 from pgstats.ask.failure import failure
@@ -53,11 +54,18 @@ def sample(
 
 def _records(session: Session, view: View, **parameters: Any) -> list[Record]:
     """The rows of a view, as bytes, since a name may be in any encoding, or in none."""
-    sql = f"SELECT textsend(v::text) FROM ({view.sql}) AS rows (v)"  # noqa: S608 - our own
-    _, rows = session.ask(sql, parameters, view.name)
+    _, rows = session.ask(_as_bytes(view.sql), parameters, view.name)
+    if not rows:  # as most say
+        return []
     texts = ",".join([bytes(row).decode(errors="replace") for (row,) in rows])
     found: list[Record] = json.loads(f"[{texts}]")
     return found
+
+
+@lru_cache(maxsize=100)
+def _as_bytes(sql: str) -> str:
+    """The same question, the very string at every poll."""
+    return f"SELECT textsend(v::text) FROM ({sql}) AS rows (v)"  # noqa: S608 - our own
 
 
 class Witness:
