@@ -131,13 +131,17 @@ class _Names:
         self._tag = tag
         self._names: dict[object, str] = {}
         self._holders: dict[str, object] = {}  # None: several wanted it, none has it
+        self._last: Sequence[Sequence[object]] = ()  # columns
         self.of = self._names.__getitem__  # the name of what was learnt
         for raw, text in altered.items():
             self._give(raw, text)
 
-    def learn(self, columns: Iterable[Sequence[object]]) -> list[object]:
+    def learn(self, columns: Sequence[Sequence[object]]) -> list[object]:
         """Name all values of a poll; says which are new."""
-        if all(all(map(self._names.__contains__, column)) for column in columns):
+        before, self._last = self._last, columns
+        if columns == before or all(
+            all(map(self._names.__contains__, column)) for column in columns
+        ):
             return []  # as at most polls
         raws = dict.fromkeys(chain.from_iterable(columns))
         fresh = [raw for raw in raws if raw not in self._names]
@@ -300,7 +304,8 @@ class Speller:
                 template, numbers = self._picked(form, numbers)
         if not labels:
             return template % tuple(numbers)
-        return template % tuple(text for one in numbers for text in self._in_order(labels, one))
+        columns = self._in_order([repeat(label) for label in labels], numbers)
+        return template % tuple(chain.from_iterable(zip(*columns, strict=False)))
 
     def _picked(self, form: _Form, numbers: Iterable[str | None]) -> tuple[str, list[str]]:
         """Of a row the lines that are sent, and their numbers."""

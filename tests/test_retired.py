@@ -23,7 +23,7 @@ from pgstats.cli.cycle import Cycle
 from pgstats.config import load
 from pgstats.model import OTHER, POSTGRES, Frame, Metric, Poll, Query, Row, Target
 from pgstats.scratch import Bouncer, Cluster, Scratch, free_port
-from pgstats.shape import ended, restore, retired
+from pgstats.shape import Glance, ended, restore, retired
 from pgstats.ship import Paper
 from pgstats.state import State
 from tests.node_statsd import NodeStatsd
@@ -69,9 +69,10 @@ class Story:
 
     def __init__(self, value: float | None = 0, *, oneshot: bool = False) -> None:
         self.value, self.oneshot, self.sent = value, oneshot, dict[str, Any]()
+        self.glance = None if oneshot else Glance()
 
-    def poll(self, *frames: Frame) -> set[str]:
-        found = retired(frames, self.sent, self.value)
+    def poll(self, *frames: Frame, **more: Any) -> set[str]:
+        found = retired(frames, self.sent, self.value, glance=self.glance, **more)
         if self.oneshot:
             text = json.dumps(self.sent, default=lambda other: pytest.fail(f"{other!r}"))
             self.sent = json.loads(text)
@@ -89,6 +90,50 @@ def test_a_row_that_is_gone_is_retired_once(story: Story) -> None:
     assert story.poll(frame(POOLS, ("a", "u", 1, 2))) == gone
     assert story.poll(frame(POOLS, ("a", "u", 1, 2))) == set()
     assert story.poll(frame(POOLS, ("b", "u", 1, 2))) == {n.replace(".b.", ".a.") for n in gone}
+
+
+def test_a_number_that_comes_to_be_known_later_is_retired_too(story: Story) -> None:
+    for number in (None, None, 2, 2, None):
+        assert story.poll(frame(POOLS, ("a", "u", 1, number))) == set()
+    gone = {"pools.a.u.cl_active", "pools.a.u.cl_waiting"}
+    assert story.poll(frame(POOLS, ("b", "u", 1, 2))) == gone
+
+
+def test_what_was_missing_from_a_part_of_the_rows_is_gone_when_all_come(story: Story) -> None:
+    story.poll(frame(POOLS, ("a", "u", 1), ("b", "u", 1)))
+    for _ in range(2):
+        assert story.poll(frame(POOLS, ("a", "u", 1)), partial=True) == set()
+    assert story.poll(frame(POOLS, ("a", "u", 1))) == {"pools.b.u.cl_active"}
+
+
+def test_what_failed_is_not_taken_for_seen(story: Story) -> None:
+    story.poll(frame(POOLS, ("a", "u", 1)))
+    odd = frame(POOLS, ("b", "u", 1))._replace(metrics=POOLS.metrics[:2])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="shorter"):
+            story.poll(odd)
+    assert story.poll(frame(POOLS, ("b", "u", 1))) == {"pools.a.u.cl_active"}
+
+
+def test_a_few_rows_are_only_glanced_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is the same as the last time is not worked out again; of many rows all is."""
+    rules = sys.modules["pgstats.shape.retired"]  # whose name the function has taken
+    worked: list[object] = []
+    answers = rules._Answers
+
+    def working(frames: list[Frame]) -> object:
+        worked.append(frames)
+        return answers(frames)
+
+    monkeypatch.setattr(rules, "_Answers", working)
+    for most, often in ((50_000, [1, 0, 1, 0]), (3, [1, 1, 1, 1])):
+        monkeypatch.setattr(rules, "MANY", most)
+        story, found = Story(), []
+        for names in ("abc", "abc", "abd", "abd"):
+            worked.clear()
+            story.poll(frame(POOLS, *((name, "u", 1) for name in names)))
+            found.append(len(worked))
+        assert found == often
 
 
 def test_the_last_row_too(story: Story) -> None:

@@ -157,6 +157,28 @@ def test_jobs_are_measured(tmp_path: Path, bouncer: Bouncer, node_statsd: NodeSt
         assert min(times) > 0
 
 
+@pytest.mark.parametrize(("count", "interval"), [(1, "1s"), (9, "250ms")])
+def test_polls_are_accounted_for_within_a_moment_and_many_of_them_together(
+    count: int, interval: str, tmp_path: Path, bouncer: Bouncer
+) -> None:
+    dsn = bouncer.dsn("pgbouncer", "stats")
+    targets = [("pgbouncer", f"front{n}", dsn) for n in range(count)]
+    found: list[str] = []
+
+    def seen(name: str) -> int:
+        return sum(name in line for line in found)
+
+    with Sink() as sink, running(tmp_path, config(tmp_path, sink.url, *targets, interval=interval)):
+        until = time.monotonic() + 60
+        while time.monotonic() < until and seen(".up:") < 4 * count**2:
+            found += sink.receive(0.1)
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            found += sink.receive(0.1)
+    polls, accounts = seen(".up:"), seen(".self.ship.lines:")
+    assert accounts == polls == 4 if count == 1 else 4 < accounts < polls / 3
+
+
 @pytest.mark.parametrize("dialect", [name for name in DIALECTS if name != "plain"])
 def test_jobs_are_measured_in_the_dialect_of_the_polls(
     dialect: str, tmp_path: Path, bouncer: Bouncer

@@ -97,10 +97,12 @@ class Cycle:
         self._warn = warn
         self._spellers: dict[tuple[str, str], Speller] = {}
         self.fault = ""  # what was wrong with the last shipment
+        self._owing = False
         self._looked = -math.inf  # when the receiver's drops were looked up
         self._lost_there: int | None = None
         self._gathered = -math.inf  # when it was looked up which PgBouncers lead where
         self._leading: shape.Leading | None = None
+        self._glances: dict[tuple[str, str, str], shape.Glance] = {}
         statsd = config.statsd
         self.wire = to or wire(statsd.url, rate=statsd.rate, max_packet=statsd.max_packet)
         self._tally = tally or _Tally()
@@ -142,21 +144,31 @@ class Cycle:
             found = [self._shaped(poll, skipped_runs) for poll in polls]
             return found + _bounded(polls[0], lambda: self._lost(polls), list[Shaped]())
 
-    def ship(self, polls: Sequence[Poll], seconds: float, skipped_runs: int = 0) -> bool:
-        """Ship polls and the account of the shipping, within so many seconds.
+    def ship(
+        self,
+        polls: Sequence[Poll],
+        seconds: float,
+        skipped_runs: int = 0,
+        *,
+        accounted: bool = True,
+    ) -> bool:
+        """Ship polls within so many seconds; says whether the wire took everything.
 
-        Says whether the wire took everything.
+        The `account` follows, unless they are not ``accounted`` for now: then it is `owed`.
         """
         found = self.shaped(polls, skipped_runs)
         until = time.monotonic() + seconds
         texts = chain.from_iterable(self._spelled(one, skipped_runs) for one in found)
-        fault = self.wire.hand_over(texts, _MOST * seconds)
+        fault = self.wire.hand_over(texts, _MOST * seconds if accounted else seconds)
         for one in found:
             if one.frames:
                 self._note(one.target)
         self._account_for(found, taken=not fault)
-        later = self.wire.hand_over([self.account()], until - time.monotonic())
-        self.fault = fault or later
+        if accounted:
+            later = self.wire.hand_over([self.account()], until - time.monotonic())
+            fault = fault or later
+        self._owing = not accounted
+        self.fault = fault
         return not self.fault
 
     def _commit(self, poll: Poll) -> None:
@@ -183,12 +195,16 @@ class Cycle:
             implied += _bounded(poll, lambda: self._overcommit(poll, at), list[Frame]())
         value, sent = self._config.statsd.on_vanish, self._state.sent(poll.target)
         said, failed = [*implied, *self._said(poll, skipped_runs)], len(poll.failures)
-        retire = partial(shape.retired, said, sent, value)
+        retire = partial(shape.retired, said, sent, value, glance=self._glance(poll.target))
         own = poll.target.questions
         last = _bounded(poll, lambda: retire(partial=poll.partial, questions=own), list[Frame]())
         if len(poll.failures) > failed:  # of which the account is not told yet
             said = [*implied, *self._said(poll, skipped_runs)]
         return Shaped(poll.target, last, said, poll)
+
+    def _glance(self, target: Target) -> shape.Glance:
+        key = (target.family, target.name, target.peer)
+        return self._glances.get(key) or self._glances.setdefault(key, shape.Glance())
 
     def _lost(self, polls: Sequence[Poll]) -> list[Shaped]:
         """The last values of the targets that have left the configuration."""
@@ -246,8 +262,13 @@ class Cycle:
         """The lines of `self.ship`: what became of all others so far."""
         return self.text(None, [shape.shipping(self._numbers())])
 
+    def owed(self) -> str:
+        """The same, if polls were shipped since it was made; else ""."""
+        owing, self._owing = self._owing, False
+        return self.account() if owing else ""
+
     def told(self) -> str:
-        """The same for people."""
+        """The account for people."""
         numbers = self._numbers()
         drops = [f"{lines} {why}" for why, lines in _added(self._tally.drops).items() if lines]
         lost = f", {numbers['receiver_drops']} lost there" if "receiver_drops" in numbers else ""

@@ -21,8 +21,8 @@ class Courier:
     Those that are ``urgent`` are sent right away where that makes nobody wait (by UDP to an address
     that need not be looked up), so that a process which ends the next moment has sent them. All
     others are sent by a thread, as long as there are any, which gives a shipment so many
-    ``seconds``, and lets lines gather for as many as ``pause`` between two. ``tell`` is told the
-    first fault.
+    ``seconds``, and lets lines gather for as many as ``pause`` between two. What ``more`` says
+    then goes out behind them. ``tell`` is told the first fault.
     """
 
     def __init__(
@@ -33,8 +33,9 @@ class Courier:
         urgent: bool = False,
         seconds: float = 2.0,
         pause: float = 0.0,
+        more: Callable[[], str] = str,
     ) -> None:
-        self._make, self._tell, self._urgent = make, tell, urgent
+        self._make, self._tell, self._urgent, self._more = make, tell, urgent, more
         self._seconds, self._pause = seconds, pause
         self._wire = make()
         self.renew()
@@ -90,7 +91,7 @@ class Courier:
 
     def _work(self) -> None:
         while lines := self._taken():
-            self._ship(lines)
+            self._ship(lines + self._more())
             if self._pause:
                 self._hurry.wait(self._pause)
 

@@ -4,9 +4,10 @@ from pgstats.shape.derived import derived
 from pgstats.shape.group import spread
 from pgstats.shape.overcommit import Leading, commit, leading, overcommit
 from pgstats.shape.own import frames, job, shipping
-from pgstats.shape.retired import ended, restore, retired
+from pgstats.shape.retired import Glance, ended, restore, retired
 
 __all__ = [
+    "Glance",
     "Leading",
     "commit",
     "derived",
