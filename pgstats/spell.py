@@ -131,18 +131,22 @@ class _Names:
         self._tag = tag
         self._names: dict[object, str] = {}
         self._holders: dict[str, object] = {}  # None: several wanted it, none has it
-        self._last: Sequence[Sequence[object]] = ()  # columns
+        self._last: Sequence[Sequence[object]] = ()  # columns of which all is learnt
         self.of = self._names.__getitem__  # the name of what was learnt
         for raw, text in altered.items():
             self._give(raw, text)
 
     def learn(self, columns: Sequence[Sequence[object]]) -> list[object]:
         """Name all values of a poll; says which are new."""
-        before, self._last = self._last, columns
-        if columns == before or all(
-            all(map(self._names.__contains__, column)) for column in columns
-        ):
+        if columns == self._last:
             return []  # as at most polls
+        fresh = self._learn(columns)
+        self._last = columns
+        return fresh
+
+    def _learn(self, columns: Sequence[Sequence[object]]) -> list[object]:
+        if all(all(map(self._names.__contains__, column)) for column in columns):
+            return []
         raws = dict.fromkeys(chain.from_iterable(columns))
         fresh = [raw for raw in raws if raw not in self._names]
         missing: Collection[object] = dict.fromkeys(fresh)

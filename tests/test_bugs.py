@@ -261,3 +261,19 @@ def test_a_machine_that_gives_no_more_is_no_bug(error: Exception) -> None:
     assert told.trace == ""
     assert "bug" not in str(told)
     assert "LimitNOFILE" in told.remedy
+
+
+def test_a_bug_in_the_account_costs_the_account(file: str, node_statsd: NodeStatsd) -> None:
+    bug, done = Bug("pgstats.shape", "shipping", "True"), "pgstats.self.job.main.succeeded"
+    with daemon(bug, file, "--verbose") as (process, log):
+        for _ in range(3):
+            node_statsd.forget()
+            assert wait_for(lambda: "pgstats.self.poll.main.ok" in node_statsd.gauges())
+            assert wait_for(lambda: node_statsd.counters().get(done, 0) > 0)
+        assert not [name for name in node_statsd.gauges() if ".self.ship." in name]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    told = [line for line in log.read_text().splitlines() if "a bug in pgstats" in line]
+    assert len(told) == 1, "once, not at every poll"
+    assert log.read_text().count("Traceback") == 1
+    assert "s3cr3t" not in log.read_text()

@@ -15,10 +15,10 @@ from pgstats.errors import AskError
 from pgstats.model import OTHER, PGBOUNCER, Frame, Metric, Number, Query, Row
 from pgstats.noun import Noun
 
-_WHOLE = {int, type(None)}
-
 Columns = Mapping[str, bool]  # name of a column -> whether it is a number
 Rows = Sequence[tuple[Any, ...]]
+
+_WHOLE = {int, type(None)}
 
 # One string for all polls: what is remembered of rows needs no others. Python 3.12 would keep for
 # ever what came and went.
@@ -124,8 +124,9 @@ def _reading(query: Query, version: int, kinds: tuple[tuple[str, bool], ...]) ->
         if metric.right(version) and (source := _source(metric, columns)) is not None
     ]
     metrics = tuple(metric for metric, _ in picked)
-    plain = tuple(not (metric.unsigned or metric.plus) for metric in metrics)
-    return _Reading(metrics, tuple(source for _, source in picked), plain, len(strange))
+    sources = tuple(source for _, source in picked)
+    plain = tuple(not (source and (metric.unsigned or metric.plus)) for metric, source in picked)
+    return _Reading(metrics, sources, plain, len(strange))
 
 
 def _read(

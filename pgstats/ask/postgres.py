@@ -332,9 +332,9 @@ class PostgresAsker:
 
 
 @lru_cache(maxsize=100)
-def _cluster(version: int, *, standby: bool) -> list[Query]:
-    """What is asked about the cluster as a whole."""
-    return [q for q in CLUSTER if q.on(version) and not (standby and q.primary_only)]
+def _cluster(version: int, *, standby: bool) -> tuple[Query, ...]:
+    """What is asked about the cluster as a whole; worked out once for each version."""
+    return tuple(q for q in CLUSTER if q.on(version) and not (standby and q.primary_only))
 
 
 def _questions(target: Target, memo: Mapping[str, Any]) -> Questions | None:

@@ -53,16 +53,16 @@ class Prepared:
         if self._ready(sql, parameters, stage):
             one = self._known[sql]
             try:
-                again = f"EXECUTE {one.name}"
-                answer = self._connection.ask(again, stage=stage, columns=one.columns)
+                one.columns, rows = self._connection.ask(
+                    f"EXECUTE {one.name}", stage=stage, columns=one.columns
+                )
             except AskError as error:
                 if self._connection.closed or sqlstate(error) not in (*_ASTRAY, _UNFIT):
                     raise
                 one.able = False
                 self._able = self._able and sqlstate(error) == _UNFIT
             else:
-                one.columns = answer[0]
-                return answer
+                return one.columns, rows
         return self._connection.ask(sql, parameters, stage)
 
     def _ready(self, sql: str, parameters: _Parameters, stage: str) -> bool:

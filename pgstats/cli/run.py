@@ -49,7 +49,7 @@ def command(**options: Any) -> int:
         for target in config.targets:
             log.state(f"{target.name}: timeout", overlaps(target), WARNING)
         cycle = Cycle(config, state, partial(log.tell, WARNING))
-        courier = _courier(config, cycle)
+        courier = _courier(config, cycle, log)
         started = time.monotonic()
 
         def reload() -> Sequence[Job]:
@@ -59,7 +59,7 @@ def command(**options: Any) -> int:
                 log.state(f"{target.name}: timeout", overlaps(target), WARNING)
             cycle = cycle.renewed(config)
             courier.flush(0)  # runs at work will still post to it
-            courier = _courier(config, cycle)
+            courier = _courier(config, cycle, log)
             return jobs(config, cycle, courier, state, log)
 
         code = serve(
@@ -74,16 +74,30 @@ def command(**options: Any) -> int:
         return code
 
 
-def _courier(config: Config, cycle: Cycle) -> Courier:
+def _courier(config: Config, cycle: Cycle, log: Log) -> Courier:
     """Ships what becomes of the jobs, and the account of all shipping, over the wire of the polls.
 
     It holds none of them up. Hundreds of targets make no more than a few accounts a second.
     """
     from pgstats.instrumenting import Courier  # noqa: PLC0415
+    from pgstats.model import Failure  # noqa: PLC0415
+
+    traced: set[str] = set()
+
+    def account() -> str:
+        owed, bugs = "", []
+        try:
+            owed = cycle.owed()
+        except Exception as error:  # a bug there must not cost what is told of the jobs
+            bugs = [Failure.bug("account", error)]
+        if owed or bugs:
+            log.state("self.ship", _line(bugs))
+            _trace(bugs, traced, log)
+        return owed
 
     seconds = min(target.interval for target in config.targets) / 2
     pause = min(GATHER, seconds)
-    return Courier(lambda: cycle.wire, seconds=seconds, pause=pause, more=cycle.owed)
+    return Courier(lambda: cycle.wire, seconds=seconds, pause=pause, more=account)
 
 
 def jobs(config: Config, cycle: Cycle, courier: Courier, state: State, log: Log) -> Sequence[Job]:

@@ -39,6 +39,7 @@ _GOLDEN = (5**0.5 - 1) / 2
 GRACE = 1.0
 
 _PAUSE = 0.5  # seconds until there may be memory again
+_GLIMPSE = 0.02  # seconds between two looks at who is still at work in the end
 
 _ERROR, _WARNING, _NOTICE, _DEBUG = 3, 4, 5, 7
 
@@ -110,12 +111,12 @@ class _Loop:
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.call = self._inbox.put
         self._reports: deque[tuple[Entry, Done, BaseException | None, float]] = deque()
-        self._crew = Crew(self._told)
+        self._crew = Crew(lambda *report: self._reports.append((*report, clock())))
         self._grid = Grid(clock)
         self._entries: dict[str, Entry] = {}
         self._leaving: dict[str, Entry] = {}  # retired while at work, which they still are
         self._at_work = 0
-        self._stopping = self._ending = False
+        self._stopping = False
         self._until = 0.0  # when the wait for calls ends, on the clock
         self._rhythm = min(1.0, systemd.pulse / 2)  # seconds between two reports
         self._reported = -inf
@@ -208,13 +209,8 @@ class _Loop:
         entry.since = self._clock()
         self._at_work += 1
 
-    def _told(self, entry: Entry, done: Done, error: BaseException | None) -> None:
-        """Is called by a worker when a run has ended."""
-        self._reports.append((entry, done, error, self._clock()))
-        if self._ending:
-            self.call(self._hear)
-
     def _hear(self) -> None:
+        """Notes what the workers have reported."""
         while self._reports:
             self._finished(*self._reports.popleft())
 
@@ -313,7 +309,6 @@ class _Loop:
     def _end(self) -> None:
         """Gives the runs at work a moment to end, and closes every job that is not at work."""
         self._systemd.send("STOPPING=1")
-        self._ending = True
         self._hear()
         for entry in self._crew.drop():
             self._release(entry)
@@ -321,4 +316,5 @@ class _Loop:
             self._retire(entry)
         end = self._clock() + GRACE
         while self._at_work and (left := end - self._clock()) > 0:
-            self._answer(left)
+            self._answer(min(left, _GLIMPSE))
+            self._hear()
