@@ -167,12 +167,12 @@ class Site:
         self.wait(lambda: self.polls() >= start + polls)
 
     def arrives(self) -> Values:
-        """What a poll that starts from now on brings."""
+        """What a poll that starts from now on brings, and the account of it."""
         self.receiver.forget()
-        up = "pgstats.self.ship.altered_names"  # the account's end
-        self.wait(lambda: up in self.receiver.gauges())
-        self.receiver.forget()
-        self.wait(lambda: up in self.receiver.gauges())
+        self.goes_on(2)  # the first may have begun before
+        lines = int(re.findall(r" shipped (\d+) lines", self.log())[-1])
+        account = "pgstats.self.ship.lines"
+        self.wait(lambda: self.receiver.gauges().get(account, 0) >= lines)
         return self.receiver.gauges()
 
 
