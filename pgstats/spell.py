@@ -481,10 +481,13 @@ def _spelled(numbers: Sequence[Number | None]) -> tuple[Sequence[Any], int]:
 
     One of whole numbers from 0 on, which most are, is returned as it is.
     """
+    if _plain(numbers):
+        return numbers, 0
     unknown = numbers.count(None)
-    known = [number for number in numbers if number is not None] if unknown else numbers
-    if not known or _plain(known):
-        return numbers, unknown
+    if unknown:
+        known = [number for number in numbers if number is not None]
+        if not known or _plain(known):
+            return numbers, unknown
     # Many rows have the same number: 0, most of all.
     texts = {number: spell_number(number) for number in set(numbers)}
     spelled = list(map(texts.__getitem__, numbers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -27,6 +28,8 @@ ROOT = Path(__file__).parent.parent
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+# Who starts the tests in the background may have them ignore Ctrl-C, and with them all they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Where daemons of the tests open their socket: not in the system's own folder.
 _RUNTIME = tempfile.TemporaryDirectory(prefix="pgstats-run-")

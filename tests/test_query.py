@@ -6,7 +6,7 @@ import json
 import resource
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -237,6 +237,38 @@ def test_labels_tell_rows_apart(cluster: Cluster) -> None:
     sql = "SELECT * FROM (VALUES ('a', 1, 10), ('b', 2, 20), (NULL, 3, 30)) v(queue, shard, n)"
     found = poll(target(cluster, question(sql, "n", labels=("queue", "shard"))))
     assert column(found, "own", "n") == {("a", "1"): 10, ("b", "2"): 20, ("none", "3"): 30}
+
+
+@pytest.mark.parametrize("databases", [(), ("postgres",)])
+def test_labels_may_change_from_poll_to_poll(databases: tuple[str, ...], cluster: Cluster) -> None:
+    """Those that are the last poll's are the same objects; all others are looked at."""
+    sql = "SELECT queue, shard, n FROM public.queues"
+    asked = question(sql, "n", labels=("queue", "shard"), databases=databases)
+    shared = databases
+    cluster.psql("CREATE TABLE queues (queue text, shard text, n int)")
+    try:
+        with closing(PostgresAsker(target(cluster, asked))) as asks:
+
+            def answer(*rows: str) -> Poll:
+                cluster.psql(f"TRUNCATE queues; INSERT INTO queues VALUES {', '.join(rows)}")
+                return asks.poll()
+
+            def labels(found: Poll) -> Sequence[Sequence[object]]:
+                return next(f.labels for f in found.frames if f.query is asked.query)
+
+            first = answer("('a', 'x', 1)", "('b', 'x', 2)")
+            again = answer("('a', 'x', 3)", "('b', 'x', 4)")
+            assert column(first, "own", "n") == {(*shared, "a", "x"): 1, (*shared, "b", "x"): 2}
+            assert column(again, "own", "n") == {(*shared, "a", "x"): 3, (*shared, "b", "x"): 4}
+            assert all(a is b for a, b in zip(labels(first)[-2:], labels(again)[-2:], strict=True))
+            other = answer("('a', 'x', 5)", "('b', 'y', 6)", "(NULL, 'y', 7)")
+            rows = {(*shared, "a", "x"): 5, (*shared, "b", "y"): 6, (*shared, "none", "y"): 7}
+            assert column(other, "own", "n") == rows
+            (twice,) = answer("('a', 'x', 8)", "('a', 'x', 9)").failures
+            assert "several rows of the answer have the same queue, shard" in twice.message
+            assert column(answer("('a', 'x', 1)"), "own", "n") == {(*shared, "a", "x"): 1}
+    finally:
+        cluster.psql("DROP TABLE queues")
 
 
 @pytest.mark.parametrize(

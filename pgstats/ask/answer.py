@@ -17,6 +17,7 @@ from pgstats.noun import Noun
 
 Columns = Mapping[str, bool]  # name of a column -> whether it is a number
 Rows = Sequence[tuple[Any, ...]]
+Labels = Sequence[Sequence[object]]  # columns
 
 _WHOLE = {int, type(None)}
 
@@ -85,14 +86,16 @@ def framed(
     length: int,
     target: str,
     shared: tuple[str, ...] = (),
+    before: Labels = (),
 ) -> list[Frame]:
     """The frames of columns, each with so many values, one a query: of its metrics alone.
 
-    The queries have the same labels.
+    The queries have the same labels. Columns of labels that are those of ``before``, the last
+    answer's, are the same objects again.
     """
     kinds = tuple((name, False) for name in by_name)
     first, *_ = queries
-    labels = _labels(first, by_name, length, shared)
+    labels = _labels(first, by_name, length, shared, before)
     return [
         _read(query, _reading(query, version, kinds), by_name, labels, length, target, shared)
         for query in queries
@@ -133,7 +136,7 @@ def _read(
     query: Query,
     reading: _Reading,
     by_name: Mapping[str, Sequence[Any]],
-    labels: Sequence[Sequence[object]],
+    labels: Labels,
     length: int,
     target: str,
     shared: tuple[str, ...],
@@ -148,8 +151,12 @@ def _read(
 
 
 def _labels(
-    query: Query, by_name: Mapping[str, Sequence[Any]], length: int, shared: tuple[str, ...]
-) -> list[Sequence[object]]:
+    query: Query,
+    by_name: Mapping[str, Sequence[Any]],
+    length: int,
+    shared: tuple[str, ...],
+    before: Labels = (),
+) -> Labels:
     """The labels' columns as text. NULL is "none", or marks the folded rest.
 
     They are tuples like those of rows: what is computed of the same rows has equal columns.
@@ -158,7 +165,9 @@ def _labels(
     found: list[Sequence[object]] = [(value,) * length for value in shared]
     for label, column in list(query.labels.items())[len(shared) :]:
         values = by_name.get(column, by_name.get(label, [None] * length))
-        if set(map(type, values)) == {str}:
+        if before and values == before[len(found)]:  # to compare is less than to find each
+            found.append(before[len(found)])
+        elif set(map(type, values)) == {str}:
             found.append(tuple(map(_same, values)))
         else:
             found.append(tuple(null if value is None else _same(str(value)) for value in values))

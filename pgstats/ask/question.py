@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 
-from pgstats.ask.answer import Columns, Rows, framed, turned
+from pgstats.ask.answer import Columns, Labels, Rows, framed, turned
 from pgstats.ask.failure import failure, sqlstate
 from pgstats.ask.globs import chosen
 from pgstats.ask.session import Session
@@ -48,11 +48,15 @@ class _Key(Noun):
 
 
 class _Outcome(Noun):
-    """What became of a question: when it was put, why it failed, whether rows were left out."""
+    """What became of a question: when it was put, why it failed, whether rows were left out.
+
+    ``labels`` are the columns of those that it had, which tell its rows apart.
+    """
 
     at: float
     failure: Failure | None = None
     cut: bool = False
+    labels: Labels = ()
 
 
 class Questions:
@@ -126,20 +130,31 @@ class Questions:
     ) -> None:
         started = time.monotonic()
         shared = (database,) if database else ()
+        key = _Key(question.query.group, database)
+        last = self._outcomes.get(key)
+        before = last.labels if last else ()
         try:
-            found, cut = ask(session, question, seconds, poll.target.name, shared)
+            found, cut = ask(session, question, seconds, poll.target.name, shared, before)
         except AskError as error:
             outcome = _Outcome(started, failure(error))
         else:
-            outcome = _Outcome(started, cut=cut)
+            outcome = _Outcome(started, cut=cut, labels=found.labels)
             poll.frames.append(found)
-        self._outcomes[_Key(question.query.group, database)] = outcome
+        self._outcomes[key] = outcome
 
 
 def ask(
-    session: Session, question: Question, seconds: float, target: str, shared: Row = ()
+    session: Session,
+    question: Question,
+    seconds: float,
+    target: str,
+    shared: Row = (),
+    before: Labels = (),
 ) -> tuple[Frame, bool]:
-    """The frame of one question, and whether it had more rows than it may."""
+    """The frame of one question, and whether it had more rows than it may.
+
+    Labels that are those of ``before`` are not looked at again.
+    """
     query = question.query
     stage = f"query {query.group}"
     # On lines of its own: the question may end with a comment.
@@ -157,10 +172,10 @@ def ask(
     if fault := _missing(question, columns, kept):
         raise AskError(stage, "other", *fault)
     by_name = turned(columns, kept)
-    if fault := _wrong(question, by_name):
+    (found,) = framed([query], session.version, by_name, len(kept), target, shared, before)
+    if fault := _wrong(found, by_name):
         raise AskError(stage, "other", *fault)
-    (found,) = framed([query], session.version, by_name, len(kept), target, shared)
-    if not _distinct(found):
+    if found.labels != before and not _distinct(found):
         raise AskError(stage, "other", *_indistinct(question))
     return found, len(rows) > len(kept)
 
@@ -181,11 +196,15 @@ def _missing(question: Question, columns: Columns, rows: Rows) -> tuple[str, str
     return None
 
 
-def _wrong(question: Question, by_name: Mapping[str, Sequence[object]]) -> tuple[str, str] | None:
-    """Which of the values of the metrics are no numbers, and what to do about it."""
-    for metric in question.query.metrics:
+def _wrong(frame: Frame, by_name: Mapping[str, Sequence[object]]) -> tuple[str, str] | None:
+    """Which of the values of the metrics are no numbers, and what to do about it.
+
+    A column that went into the frame as it came has no others.
+    """
+    for metric, numbers in zip(frame.metrics, frame.numbers, strict=True):
         values = by_name[metric.name]
-        for value in () if set(map(type, values)) <= _NUMBERS else values:
+        fit = numbers is values or set(map(type, values)) <= _NUMBERS
+        for value in () if fit else values:
             if cure := _cast(metric.name, value):
                 return f"column {metric.name} holds something that is no number", cure
     return None
