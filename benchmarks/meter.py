@@ -36,7 +36,11 @@ def tree(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ended = sum(map(int, fields[13:15])) * _TICK
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return cpu(pid) + ended + sum(cpu(int(child)) for child in children)
+    try:
+        living = sum(cpu(int(child)) for child in children)
+    except OSError:  # one has just ended, and is among those that have the next time
+        return tree(pid)
+    return cpu(pid) + ended + living
 
 
 def status(pid: int, key: str) -> float:
