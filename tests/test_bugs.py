@@ -28,7 +28,7 @@ name, when = sys.argv[2:4]
 sound = getattr(module, name)
 def broken(*args, **more):
     if eval(when):
-        raise KeyError("s3cr3t")
+        raise KeyError("s3" + "cr3t")  # from Python 3.13 on a traceback shows these lines, too
     return sound(*args, **more)
 setattr(module, name, broken)
 del sys.argv[1:4]
