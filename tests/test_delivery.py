@@ -125,6 +125,7 @@ class Site:
     @contextmanager
     def daemon(self, dsn: str, more: str = "", others: int = 0) -> Iterator[None]:
         """It polls a PgBouncer each second, and as often under other names."""
+        self.targets = 1 + others
         file = self.folder / "pgstats.toml"
         file.write_text(
             f'interval = "1s"\nstate = "{self.folder}/state"\n'
@@ -169,7 +170,7 @@ class Site:
     def arrives(self) -> Values:
         """What a poll that starts from now on brings, and the account of it."""
         self.receiver.forget()
-        self.goes_on(2)  # the first may have begun before
+        self.goes_on(2 * self.targets)  # the first of each may have begun before
         lines = int(re.findall(r" shipped (\d+) lines", self.log())[-1])
         account = "pgstats.self.ship.lines"
         self.wait(lambda: self.receiver.gauges().get(account, 0) >= lines)

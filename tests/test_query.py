@@ -239,6 +239,19 @@ def test_labels_tell_rows_apart(cluster: Cluster) -> None:
     assert column(found, "own", "n") == {("a", "1"): 10, ("b", "2"): 20, ("none", "3"): 30}
 
 
+def test_rows_that_come_later_need_labels(cluster: Cluster) -> None:
+    cluster.psql("CREATE TABLE queues (n int); INSERT INTO queues VALUES (1)")
+    try:
+        asked = question("SELECT n FROM public.queues")
+        with closing(PostgresAsker(target(cluster, asked))) as asks:
+            assert column(asks.poll(), "own", "n") == {(): 1}
+            cluster.psql("INSERT INTO queues VALUES (2)")
+            (twice,) = asks.poll().failures
+            assert "several rows, and no labels" in twice.message
+    finally:
+        cluster.psql("DROP TABLE queues")
+
+
 @pytest.mark.parametrize("databases", [(), ("postgres",)])
 def test_labels_may_change_from_poll_to_poll(databases: tuple[str, ...], cluster: Cluster) -> None:
     """Those that are the last poll's are the same objects; all others are looked at."""

@@ -64,8 +64,7 @@ DRIVER = {"psycopg2", "json", "pgstats.ask", "pgstats.catalogue"}  # json: psyco
 #: those that ask no server: they have their own tests.
 NEEDS: dict[str, tuple[list[str], set[str]]] = {
     "once": (["--no-state", "--dry-run"], DRIVER | {"statsd"}),
-    # inspect: what dataclasses look at annotations with from Python 3.13 on
-    "why": (["--no-state"], DRIVER | {"logging", "string", "ipaddress", "dataclasses", "inspect"}),
+    "why": (["--no-state"], DRIVER | {"logging", "string", "ipaddress"}),
     "check": (["--offline"], DRIVER),
     "show": (["database"], DRIVER | {"statsd", "rich", "dataclasses", "inspect", "random"}),
     "metrics": ([], {"json", "pgstats.catalogue"}),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from functools import partial
 
 from pgstats.ask.connection import Connection
@@ -65,13 +64,13 @@ def addresses(target: Target, until: float) -> list[tuple[str, int]]:
     return [(host, port) for host, port in found if host]
 
 
-@dataclass(slots=True)
 class _Met:
     """What one process told: its links (None if it would not), and of others on its port."""
 
-    links: Links | None = None
-    failures: list[Failure] = field(default_factory=list)
-    siblings: Sequence[tuple[str, str, str]] = ()
+    def __init__(self) -> None:
+        self.links: Links | None = None
+        self.failures: list[Failure] = []
+        self.siblings: Sequence[tuple[str, str, str]] = ()
 
 
 def _visit_all(group: Sequence[Target], until: float, secret: Secret) -> list[_Met]:

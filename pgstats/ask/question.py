@@ -175,7 +175,7 @@ def ask(
     (found,) = framed([query], session.version, by_name, len(kept), target, shared, before)
     if fault := _wrong(found, by_name):
         raise AskError(stage, "other", *fault)
-    if found.labels != before and not _distinct(found):
+    if not (before and found.labels == before) and not _distinct(found):
         raise AskError(stage, "other", *_indistinct(question))
     return found, len(rows) > len(kept)
 
